@@ -1,0 +1,40 @@
+# Every target sets up .venv by itself the first time, and again when pyproject.toml or constraints.txt change.
+PYTHON ?= python3
+EXTRAS ?= all,oracle,dev
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test slow lint bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+venv: $(STAMP)  ## set up .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(STAMP)  ## the tour: examples/demo.py
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(STAMP)  ## all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+slow: $(STAMP)  ## the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP)  ## ruff, the formatter and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## measure speed on this machine
+	$(BIN)/regard bench $(ARGS)
+
+clean:  ## remove environments, caches and built files
+	rm -rf .venv .venv-min build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests examples benchmarks recipes -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
