@@ -1,9 +1,10 @@
-"""What every test shares: one thread, a fixed seed, no network, and real data that is skipped visibly where it is absent."""
+"""What every test shares: one thread, a fixed seed, no network, and tests of real data skipped where there is none."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 
 # Read by the libraries when they are imported, so set before any of them is.
@@ -66,11 +67,11 @@ def is_local(address: object) -> bool:
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that reaches for anything but this machine fails, rather than passing here and failing elsewhere."""
+
+    def guarded(self: socket.socket, address: object, *, call: Callable[..., object]) -> object:
+        if not is_local(address):
+            raise RuntimeError(f"a test tried to connect to {address!r}; only loopback is allowed")
+        return call(self, address)
+
     for name in ("connect", "connect_ex"):
-
-        def guarded(self: socket.socket, address: object, *, call: Callable = getattr(socket.socket, name)) -> object:
-            if not is_local(address):
-                raise RuntimeError(f"a test tried to connect to {address!r}; only loopback is allowed")
-            return call(self, address)
-
-        monkeypatch.setattr(socket.socket, name, guarded)
+        monkeypatch.setattr(socket.socket, name, partialmethod(guarded, call=getattr(socket.socket, name)))

@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, and named with the command that installs them when they are absent."""
+"""Optional packages: imported where they are used; where one is absent, the error names the command that installs it."""
 
 from __future__ import annotations
 

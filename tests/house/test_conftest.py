@@ -18,7 +18,10 @@ def test_other_machines_are_out_of_reach(call: str, host: str) -> None:
 
 
 def test_this_machine_is_in_reach() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), timeout=5) as client:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=5) as client,
+    ):
         assert client.getpeername() == server.getsockname()
 
 
