@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used; where one is absent, the error names the command that installs it."""
+"""Optional packages, imported where they are used; where one is absent, the error names the command that brings it."""
 
 from __future__ import annotations
 

@@ -76,20 +76,15 @@ def unsafe_calls(found: list[Module]) -> list[str]:
             if not isinstance(node, ast.Call):
                 continue
             name = called(node)
-            safe = any(
-                k.arg == "weights_only" and isinstance(k.value, ast.Constant) and k.value.value is True
-                for k in node.keywords
-            )
+            safe = any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
             if name in ("eval", "exec") or (name == "torch.load" and not safe):
-                complaints.append(
-                    f"{module.path}:{node.lineno}: calls {name}"
-                    + ("" if name != "torch.load" else " without weights_only=True")
-                )
+                how = " without weights_only=True" if name == "torch.load" else ""
+                complaints.append(f"{module.path}:{node.lineno}: calls {name}{how}")
     return complaints
 
 
 def family_names_in_bricks(found: list[Module], names: set[str] | None = None) -> list[str]:
-    """No family's name occurs in nn/: not in code, not in prose. Names are found as words, in snake_case and CamelCase too."""
+    """No family's name occurs in nn/, in code or prose; names are found as words, and as parts of identifiers."""
     names = (families(found) if names is None else names) - {*COMMON_WORDS, *NOT_FAMILIES}
     squeezed = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in names}
     complaints = []
@@ -107,9 +102,7 @@ def _words(line: str) -> set[str]:
         snake = [part.lower() for part in re.split(r"[_-]+", identifier)]
         camel = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])[0-9]*|[A-Z]?[a-z]+[0-9]*", identifier)]
         for parts in (snake, camel):
-            words.update(
-                "".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, min(i + 3, len(parts)) + 1)
-            )
+            words.update("".join(parts[i : i + n]) for i in range(len(parts)) for n in (1, 2, 3))
     return words
 
 
@@ -121,18 +114,18 @@ def family_switches(found: list[Module]) -> list[str]:
             if isinstance(node, ast.Compare):
                 sides = [node.left, *node.comparators]
                 names = [s.attr if isinstance(s, ast.Attribute) else getattr(s, "id", "") for s in sides]
-                literal = any(
-                    isinstance(c, ast.Constant) and isinstance(c.value, str) and c.value
-                    for s in sides
-                    for c in ast.walk(s)
-                )
+                literal = any(_has_text(side) for side in sides)
                 if literal and {"family", "model_type", "architecture"} & set(names):
                     complaints.append(f"{module.path}:{node.lineno}: {ast.unparse(node)}")
     return complaints
 
 
+def _has_text(node: ast.expr) -> bool:
+    return any(isinstance(c, ast.Constant) and isinstance(c.value, str) and c.value for c in ast.walk(node))
+
+
 def too_long(found: list[Module], allowed: Mapping[str, int]) -> list[str]:
-    """Files, families, functions and constructors above their size. `allowed` maps "path" or "path:function" to a larger one."""
+    """What is above its size; `allowed` gives a "path" or "path:function" a larger one."""
     complaints = []
     names = families(found)
 

@@ -16,8 +16,10 @@ FLOORS = ("config", "nn", "models", "checkpoint", "generation", "tasks", "servin
 SIDE = ("preprocess", "adapt", "inspect", "export", "training", "hf", "zoo")
 # Single files anyone may import; they import no room. `regard/__init__.py` is the front door and may name every room.
 LEAVES = ("extras",)
+# Functions that import the module they are given by name.
+IMPORTERS = ("import_module", "__import__", "need")
 # Files of models/ that are not a family.
-NOT_FAMILIES = ("__init__", "registry", "model", "common")
+NOT_FAMILIES = ("__init__", "registry", "model", "common", "base")
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,7 @@ class Module:
                 base = package[: len(package) - node.level + 1] if node.level else []
                 stem = ".".join([*base, *([node.module] if node.module else [])])
                 yield from ((node.lineno, f"{stem}.{alias.name}") for alias in node.names)
-            elif isinstance(node, ast.Call) and called(node).rpartition(".")[2] in (
-                "import_module",
-                "__import__",
-                "need",
-            ):
+            elif isinstance(node, ast.Call) and called(node).rpartition(".")[2] in IMPORTERS:
                 argument = node.args[0] if node.args else None
                 if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                     yield node.lineno, argument.value

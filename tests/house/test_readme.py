@@ -1,9 +1,10 @@
 """README.md and docs/ keep their word: every command and every Python block in them is run.
 
-In a ```bash block each line is a command; in a ```console block commands follow "$ " and the lines after a command are what it
-prints ("..." stands for anything, "#" starts a comment in both). Run are blocks of `regard` commands; of `make` commands only the
-target is checked. Words after the language steer this: `no-run` (skipped), `slow` (run by `make slow`), `needs-data` (skipped
-where the test data is absent; implied by $REGARD_TEST_DATA), `continued` (Python: run after the file's Python blocks above it).
+In a ```bash block each line is a command; in a ```console block commands follow "$ " and the lines after a command are
+what it prints ("..." stands for anything, "#" starts a comment in both). Blocks of `regard` commands are run; of `make`
+commands only the target is checked. Words after the language steer this: `no-run` (skipped), `slow` (run by
+`make slow`), `needs-data` (skipped where the test data is absent; implied by $REGARD_TEST_DATA), `continued` (Python: run
+after the file's Python blocks above it).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from tests.conftest import DATA, ROOT
 
 TAGS = {"no-run", "slow", "needs-data", "continued"}
 SECONDS = 300
+FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```\s*$", re.M | re.S)
 # `regard` in a block is the tree's own, installed or not.
-DOOR = 'regard() { "$REGARD_PYTHON" -c "import sys; sys.argv[0] = \'regard\'; from regard.cli import main; sys.exit(main())" "$@"; }'
+CALL = "import sys; sys.argv[0] = 'regard'; from regard.cli import main; sys.exit(main())"
+DOOR = f'regard() {{ "$REGARD_PYTHON" -c "{CALL}" "$@"; }}'
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,9 @@ class Step:
 
 
 def blocks(text: str, name: str) -> list[Block]:
-    """The bash, console and Python blocks of a Markdown text. An unknown tag is a ValueError: it would be a typing error."""
+    """The bash, console and Python blocks of a Markdown text. An unknown tag is a ValueError."""
     found: list[Block] = []
-    for fence in re.finditer(
-        r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```\s*$", text, re.M | re.S
-    ):
+    for fence in FENCE.finditer(text):
         language, *tags = fence["info"].split() or [""]
         if language not in ("bash", "console", "python"):
             continue
@@ -86,7 +87,7 @@ def is_ours(command: str) -> bool:
 
 
 def runnable(block: Block) -> bool:
-    """Whether this block is run: all `regard` or `make`. One that mixes them with others is a ValueError: it would go unrun unseen."""
+    """Whether a block is run: all its commands are `regard` or `make`. A mixed block, part unrun, is a ValueError."""
     commands = [s.command for s in steps(block)]
     kinds = {is_ours(c) or c.split()[0] == "make" for c in commands}
     if len(kinds) > 1:
@@ -95,7 +96,7 @@ def runnable(block: Block) -> bool:
 
 
 def missing(printed: str, promised: tuple[str, ...]) -> str:
-    """The first promised line that is not in what was printed, in order; "" where all are. Runs of blanks count as one."""
+    """The first promised line that was not printed, in order; "" where all were. Runs of blanks count as one."""
     rest = " ".join(printed.split())
     for line in promised:
         for part in filter(None, (" ".join(p.split()) for p in line.split("..."))):
@@ -106,15 +107,8 @@ def missing(printed: str, promised: tuple[str, ...]) -> str:
 
 
 def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    extra = {
-        "PYTHONPATH": path,
-        "REGARD_PYTHON": sys.executable,
-        "REGARD_TEST_DATA": str(DATA),
-        "NO_COLOR": "1",
-        "COLUMNS": "200",
-    }
-    return {**os.environ, **extra}
+    extra = {"PYTHONPATH": str(ROOT / "src"), "REGARD_PYTHON": sys.executable, "REGARD_TEST_DATA": str(DATA)}
+    return {**os.environ, **extra, "NO_COLOR": "1", "COLUMNS": "200"}
 
 
 def run(command: list[str], where: str) -> str:
@@ -146,14 +140,13 @@ def test_block(block: Block) -> None:
     if not runnable(block):
         pytest.skip(f"{block.where} holds other commands: {'; '.join(s.command for s in steps(block))}")
     for step in steps(block):
+        where = f"{block.where}: {step.command}"
         if is_ours(step.command):
-            printed = run(
-                ["bash", "-euo", "pipefail", "-c", f"{DOOR}\n{step.command}"], f"{block.where}: {step.command}"
-            )
+            printed = run(["bash", "-euo", "pipefail", "-c", f"{DOOR}\n{step.command}"], where)
             lost = missing(printed, step.prints)
-            assert not lost, f"{block.where}: {step.command}\ndoes not print {lost!r} but\n{printed}"
+            assert not lost, f"{where}\ndoes not print {lost!r} but\n{printed}"
         else:
-            run(["bash", "-c", f"{step.command} --dry-run"], f"{block.where}: {step.command}")
+            run(["bash", "-c", f"{step.command} --dry-run"], where)
 
 
 # The reading itself.
