@@ -60,7 +60,7 @@ def lines(count: int) -> str:
 
 
 def test_source_is_read() -> None:
-    assert {"config.py", "extras.py"} <= {m.path for m in FOUND}
+    assert "extras.py" in {m.path for m in FOUND}
     assert families([Module("models/registry.py", ""), Module("models/bert.py", ""), Module("nn/norm.py", "")]) == {
         "bert"
     }

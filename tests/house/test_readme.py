@@ -3,8 +3,8 @@
 In a ```bash block each line is a command; in a ```console block commands follow "$ " and the lines after a command are
 what it prints ("..." stands for anything, "#" starts a comment in both). Blocks of `regard` commands are run; of `make`
 commands only the target is checked. Words after the language steer this: `no-run` (skipped), `slow` (run by
-`make slow`), `needs-data` (skipped where the test data is absent; implied by $REGARD_TEST_DATA), `continued` (Python: run
-after the file's Python blocks above it).
+`make slow`), `needs-data` (skipped where the test data is absent; implied by $REGARD_TEST_DATA), `continued` (Python:
+run after the file's Python blocks above it).
 """
 
 from __future__ import annotations
