@@ -38,13 +38,13 @@ def read_json(path: str | os.PathLike[str], *, limit: int = JSON_LIMIT) -> dict[
 def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
     """Read a whole regular file of at most `limit` bytes; ValueError for a larger one or another kind of file."""
     # Opening a pipe would wait for a writer for ever, so look before.
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
         raise ValueError(f"{path} is not a regular file")
     with open(path, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        size = os.stat(path).st_size
-        raise ValueError(f"{path} has {size:,} bytes; at most {limit:,} are read from such a file")
+        data = file.read(limit + 1) if state.st_size <= limit else None
+    if data is None or len(data) > limit:
+        raise ValueError(f"{path} has {state.st_size:,} bytes; at most {limit:,} are read from such a file")
     return data
 
 

@@ -26,17 +26,16 @@ _REBUILD = {
     "torch.storage UntypedStorage",
 }
 
-_INTEGERS = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"})
+_INTEGERS = frozenset({"BININT", "BININT1", "BININT2", "LONG1"})
 _TUPLES = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
 # What torch.save writes. Not among them: what makes objects in other ways than GLOBAL and REDUCE, and what reorders
 # or copies the stack.
 _OPCODES = (
     _INTEGERS
     | _TUPLES
-    | {"PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT", "FLOAT", "EMPTY_TUPLE"}
-    | {"GLOBAL", "REDUCE", "BUILD", "BINPERSID", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"}
-    | {"EMPTY_DICT", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS"}
-    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE"}
+    | {"PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
+    | {"GLOBAL", "REDUCE", "BUILD", "BINPERSID", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
+    | {"EMPTY_TUPLE", "EMPTY_DICT", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS"}
 )
 
 
@@ -60,7 +59,10 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # whatever a broken file makes torch raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        # Torch's first lines advise to load with weights_only=False, which nobody should do here.
+        reason = (str(error).split("WeightsUnpickler error:")[-1].strip().splitlines() or [type(error).__name__])[0][
+            :200
+        ]
         raise ValueError(f"{path} is damaged, torch cannot read it: {reason}") from error
     if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
@@ -84,7 +86,7 @@ def _archived_pickle(path: Path, size: int) -> bytes:
                 raise ValueError(f"refused: {path}: its entries claim {total} bytes, the file has {size}")
             pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
             if len(pickles) != 1 or any("/code/" in entry.filename for entry in entries):
-                raise _refused(path, "an archive that torch.save did not write")
+                raise _refused(path, "no archive of torch.save")
             _check_length(path, pickles[0].file_size)
             return archive.read(pickles[0])
     except ValueError:
@@ -94,7 +96,7 @@ def _archived_pickle(path: Path, size: int) -> bytes:
 
 
 def _legacy_pickles(path: Path) -> list[bytes]:
-    """The last two of the five pickles (magic, version, system, tensors, storage keys) that begin a legacy file."""
+    """The pickles that begin a legacy file after its magic number: version, system, tensors, storage keys."""
     with open(path, "rb") as file:
         stream = io.BytesIO(file.read(PICKLE_LIMIT))
     pickles = []
@@ -108,7 +110,7 @@ def _legacy_pickles(path: Path) -> list[bytes]:
         if stream.tell() >= PICKLE_LIMIT:
             _check_length(path, PICKLE_LIMIT + 1)
         raise ValueError(f"{path} is damaged, its pickle cannot be read: {str(error)[:200]}") from error
-    return pickles[3:]
+    return pickles[1:]
 
 
 def _check_length(path: Path, length: int) -> None:
@@ -134,6 +136,8 @@ def _fault(data: bytes, largest: int) -> str | None:
         name, argument = opcode.name, cast(Any, value)
         if name not in _OPCODES:
             return f"pickle instruction {name}"
+        if name == "PROTO" and argument not in (2, 3):
+            return f"pickle protocol {argument}"
         if name == "GLOBAL" and not _harmless(argument):
             return str(argument).replace(" ", ".")
         # Sizes, strides and offsets count elements of the file; a larger number is a bomb.
@@ -169,12 +173,12 @@ def _name(path: Path, key: Any) -> str:
 def _plain(path: Path, key: str, item: Any, size: int) -> Tensor:
     """A tensor without gradient, as it lies in the file; ValueError for anything else under `key`."""
     if not isinstance(item, Tensor):
-        raise _refused(path, f"{key!r} is a {type(item).__name__}")
+        raise _refused(path, f"{key[:80]!r} is of type {type(item).__name__}")
     plain = type(item) in (Tensor, torch.nn.Parameter) and item.layout == torch.strided and not item.is_quantized
     if not plain or item.device.type != "cpu":
-        raise _refused(path, f"{key!r} is not a plain tensor")
+        raise _refused(path, f"{key[:80]!r} is not a plain tensor")
     if item.numel() * item.element_size() > min(size, item.untyped_storage().nbytes()):
-        raise ValueError(f"refused: {path}: tensor {key!r} of shape {tuple(item.shape)} is larger than its data")
+        raise ValueError(f"refused: {path}: tensor {key[:80]!r} of shape {tuple(item.shape)} is larger than its data")
     return item.detach()
 
 

@@ -231,12 +231,16 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, _Span], dict[str, str
     with open(path, "rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
+        if start == b"version ":
+            raise ValueError(f"{path} only stands for the real file, which `git lfs pull` fetches")
         if len(start) < 8 or length > size - 8:
             raise ValueError(
                 f"{path} is cut short or no safetensors file: it has {size} bytes, its header alone would take {length}"
             )
         if length > INDEX_LIMIT:
             raise ValueError(f"{path} has a header of {length:,} bytes; at most {INDEX_LIMIT:,} are read")
+        if file.peek(1)[:1] != b"{":  # demanded by the format, and seen before much is read
+            raise ValueError(f"{path} is no safetensors file: its header does not begin with '{{'")
         header = parse_json(file.read(length), f"{path} (header)", limit=INDEX_LIMIT)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):

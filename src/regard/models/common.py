@@ -1,0 +1,147 @@
+"""What several families share: head configs and head rules, rotary settings, residual-block rules."""
+
+from __future__ import annotations
+
+import math
+
+from regard.config import (
+    ClassifierHeadConfig,
+    DynamicScaling,
+    FeaturesHeadConfig,
+    HeadConfig,
+    LanguageHeadConfig,
+    LinearScaling,
+    Llama3Scaling,
+    LongScaling,
+    RopeConfig,
+    RopeScaling,
+    SpanHeadConfig,
+    TokenHeadConfig,
+    TransformConfig,
+    YarnScaling,
+)
+from regard.models.base import Architecture, HeadKind, Raw, Rule
+
+_SUFFIXES: dict[str, HeadKind] = {
+    "Model": "features",
+    "ForMaskedLM": "masked-lm",
+    "ForCausalLM": "causal-lm",
+    "LMHeadModel": "causal-lm",
+    "ForConditionalGeneration": "seq2seq-lm",
+    "MTModel": "seq2seq-lm",
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+}
+
+
+def architectures(name: str, prefix: str, *suffixes: str) -> dict[str, Architecture]:
+    """Class names `name + suffix`; all but the bare model keep the backbone under `prefix` on disk."""
+    return {name + suffix: Architecture(_SUFFIXES[suffix], "" if suffix == "Model" else prefix) for suffix in suffixes}
+
+
+def task_head(raw: Raw, kind: HeadKind, *, dropout: float = 0.0, bias: bool = True) -> HeadConfig:
+    """The plain heads that look alike everywhere: one linear per token, per span end, or nothing at all."""
+    if kind == "token-classification":
+        return TokenHeadConfig(num_labels=len(raw.labels()), dropout=dropout, bias=bias)
+    if kind == "question-answering":
+        return SpanHeadConfig()
+    assert kind == "features", kind
+    return FeaturesHeadConfig()
+
+
+def decoder_head(raw: Raw, kind: HeadKind, vocab_size: int, *, dropout: float = 0.0) -> HeadConfig:
+    """Heads of a decoder: vocabulary without bias, or labels from the last token without bias."""
+    if kind == "causal-lm":
+        return LanguageHeadConfig(vocab_size=vocab_size)
+    if kind == "classification":
+        return ClassifierHeadConfig(num_labels=len(raw.labels()), pool="last", bias=False)
+    return task_head(raw, kind, dropout=dropout)
+
+
+def decoder_head_rules(kind: HeadKind, *, tokens: str = "score") -> list[Rule]:
+    """Keys of a decoder's heads as most families name them; `tokens` is the head that labels each token."""
+    return {
+        "causal-lm": [Rule("lm_head.weight", "head.out.weight")],
+        "classification": [Rule("score.weight", "head.out.weight")],
+        "token-classification": [Rule(f"{tokens}.@", "head.out.@")],
+        "question-answering": [Rule("qa_outputs.@", "head.out.@")],
+    }.get(kind, [])
+
+
+def encoder_head(
+    raw: Raw, kind: HeadKind, lm: LanguageHeadConfig, pooled: TransformConfig, dropout: float
+) -> HeadConfig:
+    """Heads of an encoder: masked words, labels of the pooled first token or of each token, spans, pooled features."""
+    if kind == "masked-lm":
+        return lm
+    if kind == "classification":
+        return ClassifierHeadConfig(num_labels=len(raw.labels()), transform=pooled, dropout=dropout)
+    if kind == "features":
+        return FeaturesHeadConfig(pooler=pooled)
+    return task_head(raw, kind, dropout=dropout)
+
+
+def rope(raw: Raw, dim: int, *, theta: float = 10000.0, key: str = "rope_parameters") -> RopeConfig:
+    """Rotary settings of `dim` channels, from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old)."""
+    settings = raw.sub(key) if raw.has(key) else raw.sub("rope_scaling")
+    base = settings.number("rope_theta", raw.number("rope_theta", theta, low=1e-3), low=1e-3)
+    partial = settings.number(
+        "partial_rotary_factor", raw.number("partial_rotary_factor", 1.0, low=0, high=1), low=0, high=1
+    )
+    turned = int(dim * partial)
+    return RopeConfig(dim=turned - turned % 2, theta=base, scaling=rope_scaling(raw, settings))
+
+
+def rope_scaling(raw: Raw, s: Raw) -> RopeScaling | None:
+    """The length scaling named by `rope_type` (or `type`). Raises ValueError for one that nobody built."""
+    kinds = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "su")
+    kind = s.one_of("rope_type", kinds, s.one_of("type", kinds, "default"))
+    trained = raw.integer("max_position_embeddings", 2048)
+    original = s.integer("original_max_position_embeddings", raw.integer("original_max_position_embeddings", trained))
+    if kind == "linear":
+        return LinearScaling(factor=s.number("factor", low=1e-6))
+    if kind == "dynamic":
+        return DynamicScaling(factor=s.number("factor", low=1e-6), original_length=trained)
+    if kind == "llama3":
+        return Llama3Scaling(
+            factor=s.number("factor", low=1e-6),
+            low_freq_factor=s.number("low_freq_factor"),
+            high_freq_factor=s.number("high_freq_factor"),
+            original_length=original,
+        )
+    if kind == "yarn":
+        factor = s.number("factor", trained / original, low=1e-6)
+        return YarnScaling(
+            factor=factor,
+            original_length=original,
+            attention_factor=s.number("attention_factor", _yarn_attention(s, factor)),
+            beta_fast=s.number("beta_fast", 32.0, low=1e-6),
+            beta_slow=s.number("beta_slow", 1.0, low=1e-6),
+            truncate=s.flag("truncate", True),
+        )
+    if kind in ("longrope", "su"):
+        factor = s.number("factor", trained / original, low=1e-6)
+        grown = 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
+        return LongScaling(
+            short=_floats(s, "short_factor"),
+            long=_floats(s, "long_factor"),
+            original_length=original,
+            attention_factor=s.number("attention_factor", grown),
+        )
+    return None
+
+
+def _yarn_attention(s: Raw, factor: float) -> float:
+    def grown(scale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+    above, below = s.number("mscale", None), s.number("mscale_all_dim", None)
+    return grown(above) / grown(below) if above and below else grown(1.0)
+
+
+def _floats(s: Raw, name: str) -> tuple[float, ...]:
+    values = s.items(name)
+    if not values or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in values):
+        raise ValueError(f"{s.where}: {name} is {values!r:.80}; allowed: a list of numbers above 0")
+    return tuple(float(v) for v in values)

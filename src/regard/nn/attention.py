@@ -1,0 +1,110 @@
+"""Attention: self or cross, many heads or few key/value heads, rotary or not."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard.config import AttentionConfig, NormConfig
+from regard.nn.build import build, builds
+from regard.nn.context import Context, Group, joined, rectangles
+from regard.nn.kernels import attend
+from regard.nn.position import rotate
+
+
+class Attend(nn.Module):
+    """The parameterless heart of attention: scores, softmax, weighted sum. Hooks on it see any kernel's inputs."""
+
+    def __init__(self, scale: float | None, softcap: float | None, dropout: float):
+        super().__init__()
+        self.scale, self.softcap, self.dropout = scale, softcap, dropout
+        self.kernel = "auto"
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+        """q (B, H, Tq, D), k and v (B, Hkv, Tk, D) -> (B, H, Tq, D)."""
+        dropout = self.dropout if self.training else 0.0
+        return attend(
+            q, k, v, mask=mask, bias=bias, scale=self.scale, softcap=self.softcap, dropout=dropout, kernel=self.kernel
+        )[0]
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}"
+
+
+@builds(AttentionConfig)
+class Attention(nn.Module):
+    """Multi-head attention over the tokens themselves, or over `ctx.memory` where `memory_dim` is given.
+
+    (..., C) -> (..., C) in whatever layout the context describes. Projections are always four separate linears; fused
+    checkpoints are split when read. Relative schemes override `score_bias` and nothing else.
+    """
+
+    def __init__(self, config: AttentionConfig, dim: int, memory_dim: int | None = None):
+        super().__init__()
+        self.config, self.is_cross = config, memory_dim is not None
+        inner, inner_kv = config.num_heads * config.head_dim, config.kv_heads * config.head_dim
+        source = dim if memory_dim is None else memory_dim
+        self.q = nn.Linear(dim, inner, config.bias[0])
+        self.k = nn.Linear(source, inner_kv, config.bias[1])
+        self.v = nn.Linear(source, inner_kv, config.bias[2])
+        self.out = nn.Linear(inner, dim, config.bias[3])
+        self.q_norm = self._qk_norm(config.qk_norm, inner)
+        self.k_norm = self._qk_norm(config.qk_norm, inner_kv)
+        self.attend = Attend(config.scale, config.softcap, config.dropout)
+
+    def _qk_norm(self, norm: NormConfig | None, inner: int) -> nn.Module | None:
+        return (
+            None if norm is None else build(norm, inner if self.config.qk_norm_over == "all" else self.config.head_dim)
+        )
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        if self.is_cross:
+            return self._cross(x, ctx)
+        c = self.config
+        q, k, v = self._heads(self.q(x), self.q_norm), self._heads(self.k(x), self.k_norm), self._heads(self.v(x), None)
+        if c.rope is not None:
+            cos, sin = ctx.rotary(c.rope)
+            q = rotate(q, cos, sin, interleaved=c.rope.interleaved)
+            k = rotate(k, cos, sin, interleaved=c.rope.interleaved)
+        ks, vs = rectangles(k, ctx.lengths), rectangles(v, ctx.lengths)
+        if ctx.cache is not None:
+            stored = ctx.cache.update(ctx.layer, k, v)
+            if ctx.lengths is None:  # packed rows are new: what they may see is all at hand
+                ks, vs = [stored[0]], [stored[1]]
+        return self._attended(q, ks, vs, ctx.groups, ctx)
+
+    def _cross(self, x: Tensor, ctx: Context) -> Tensor:
+        q = self._heads(self.q(x), self.q_norm)
+        kept = ctx.cache.memory(ctx.layer) if ctx.cache is not None else None
+        if kept is not None:
+            return self._attended(q, [kept[0]], [kept[1]], ctx.memory_groups, ctx)
+        assert ctx.memory is not None, "cross-attention needs a context with memory"
+        k, v = self._heads(self.k(ctx.memory), self.k_norm), self._heads(self.v(ctx.memory), None)
+        ks, vs = rectangles(k, ctx.memory_lengths), rectangles(v, ctx.memory_lengths)
+        if ctx.cache is not None and ctx.memory_lengths is None:
+            ctx.cache.keep_memory(ctx.layer, ks[0], vs[0])
+        return self._attended(q, ks, vs, ctx.memory_groups, ctx)
+
+    def _heads(self, x: Tensor, norm: nn.Module | None) -> Tensor:  # (..., H * D) -> (..., H, D)
+        if norm is not None and self.config.qk_norm_over == "all":
+            return norm(x).unflatten(-1, (-1, self.config.head_dim))
+        x = x.unflatten(-1, (-1, self.config.head_dim))
+        return x if norm is None else norm(x)
+
+    def _attended(self, q: Tensor, ks: list[Tensor], vs: list[Tensor], groups: list[Group], ctx: Context) -> Tensor:
+        parts = []
+        for group, qi, ki, vi in zip(groups, rectangles(q, ctx.lengths), ks, vs, strict=True):
+            parts.append(self.attend(qi, ki, vi, group.mask(self.config.mask), self.score_bias(qi, ki, group)))
+        return self.out(joined(parts, ctx.lengths).flatten(-2))
+
+    def score_bias(self, q: Tensor, k: Tensor, group: Group) -> Tensor | None:
+        """Scores to add, broadcastable to (B, H, Tq, Tk): the one override point for relative attention.
+
+        q (B, H, Tq, D), k (B, Hkv, Tk, D); the group tells positions and what the stack shares.
+        """
+        return None if self.is_cross else group.bias
+
+
+def dropped(x: Tensor, p: float, training: bool) -> Tensor:
+    """Dropout that costs nothing when idle."""
+    return F.dropout(x, p) if training and p else x

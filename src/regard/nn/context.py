@@ -1,0 +1,165 @@
+"""What a layer may need besides x: positions, who sees whom, memory and cache, in one explicit object.
+
+Per-token modules never ask how sequences are laid out. `Context` knows: it cuts queries, keys and values into
+rectangles (`Group`), and puts the results back. A padded batch is one rectangle; sequences packed end to end are one
+rectangle for each run of equal lengths, so that no work is spent on padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.config import Causal, Mask, RopeConfig
+from regard.nn.cache import KVCache
+from regard.nn.position import rotary
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What masks may ask of a row of tokens: positions and segments (B, T)."""
+
+    positions: Tensor
+    segments: Tensor | None = None
+
+
+@dataclass
+class Group:
+    """A rectangle of attention: B sequences with Tq queries and Tk keys each.
+
+    `q_valid`, `k_valid` (B, T) tell real tokens from padding, None meaning all real. `aligned` says that queries and
+    keys are the same tokens at positions 0, 1, 2 ..., so that a kernel may treat `Causal()` by itself.
+    `default_mask`, `bias` and `relative` are put there by the stack, for its layers to share.
+    """
+
+    q: Tokens
+    k: Tokens
+    q_valid: Tensor | None = None
+    k_valid: Tensor | None = None
+    aligned: bool = False
+    default_mask: Mask | None = None
+    bias: Tensor | None = None  # (B or 1, H, Tq, Tk)
+    relative: Tensor | None = None  # vectors of relative positions (span, C)
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    def mask(self, mask: Mask | None) -> Any:
+        """A layer's own mask, or the stack's, as a kernel wants it: None, "causal", or booleans (B, 1, Tq, Tk).
+
+        Computed once for all layers.
+        """
+        mask = self.default_mask if mask is None else mask
+        if mask not in self.memo:
+            self.memo[mask] = self._mask(mask)
+        return self.memo[mask]
+
+    def _mask(self, mask: Mask | None) -> Any:
+        if self.k_valid is None and self.aligned and isinstance(mask, Causal):
+            return "causal" if self.q.positions.shape[1] > 1 else None
+        if mask is None and self.k_valid is None:
+            return None
+        allowed = self.q.positions.new_ones((), dtype=torch.bool) if mask is None else mask.allows(self.q, self.k)
+        if self.k_valid is not None:
+            allowed = allowed & self.k_valid[:, None, :]
+        if self.q_valid is not None:  # a padding query sees everything: its row must stay finite, nobody reads it
+            allowed = allowed | ~self.q_valid[:, :, None]
+        return allowed[:, None]
+
+
+@dataclass
+class Context:
+    """One forward pass. `positions` has the shape of the tokens: (B, T) padded or (N,) packed.
+
+    `groups` are the rectangles of self-attention, `memory_groups` those of cross-attention over `memory`.
+    `lengths` is set for packed tokens; `layer` is the running step of the stack.
+    """
+
+    positions: Tensor
+    groups: list[Group]
+    lengths: tuple[int, ...] | None = None
+    memory: Tensor | None = None
+    memory_groups: list[Group] = field(default_factory=list)
+    memory_lengths: tuple[int, ...] | None = None
+    cache: KVCache | None = None
+    layer: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    _angles: dict[RopeConfig, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def rotary(self, config: RopeConfig) -> tuple[Tensor, Tensor]:
+        """Rotary cosines and sines of this pass's positions, computed once per distinct config."""
+        if config not in self._angles:
+            self._angles[config] = rotary(self.positions, config)
+        return self._angles[config]
+
+
+def runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """(how many, of which length) for each run of equal lengths: [3, 3, 5] -> [(2, 3), (1, 5)]."""
+    return [(len(list(same)), length) for length, same in groupby(lengths)]
+
+
+def rectangles(x: Tensor, lengths: Sequence[int] | None) -> list[Tensor]:
+    """(B, T, H, D) -> one (B, H, T, D); packed (N, H, D) -> one (n, H, T, D) for each run of equal lengths."""
+    if lengths is None:
+        return [x.transpose(1, 2)]
+    shapes = runs(lengths)
+    parts = x.split([n * t for n, t in shapes])
+    return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def joined(parts: Sequence[Tensor], lengths: Sequence[int] | None) -> Tensor:
+    """The inverse of `rectangles`."""
+    if lengths is None:
+        return parts[0].transpose(1, 2)
+    return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
+
+
+def padded(
+    positions: Tensor, valid: Tensor | None = None, segments: Tensor | None = None, *, aligned: bool = False
+) -> Context:
+    """A padded batch: positions, valid (bool) and segments (B, T). `aligned`: all rows are 0, 1, 2 ..., all real."""
+    assert not (aligned and (valid is not None or segments is not None))
+    tokens = Tokens(positions, segments)
+    return Context(positions, [Group(tokens, tokens, valid, valid, aligned)])
+
+
+def packed(lengths: Sequence[int], device: torch.device, cache: KVCache | None = None) -> Context:
+    """Sequences end to end, without padding; positions start at 0 in each. A `cache` must be new."""
+    groups = []
+    for n, t in runs(lengths):
+        tokens = Tokens(torch.arange(t, device=device).expand(n, t))
+        groups.append(Group(tokens, tokens, aligned=True))
+    positions = torch.cat([g.q.positions.reshape(-1) for g in groups])
+    if cache is not None:
+        if cache.lengths:
+            raise ValueError("packed input starts new rows, but the cache already holds some; pass a new KVCache")
+        cache.reserve(lengths, positions)
+    return Context(positions, groups, tuple(lengths), cache=cache)
+
+
+def cached(positions: Tensor, counts: Sequence[int], cache: KVCache) -> Context:
+    """New tokens (B, T) that continue the cache's rows, `counts[b]` of them real, the rest padding on the right."""
+    fresh = not any(cache.lengths)
+    cache.reserve(counts, positions)
+    keys = Tokens(torch.arange(cache.width, device=positions.device)[None])
+    aligned = fresh and cache.width == positions.shape[1]
+    return Context(positions, [Group(Tokens(positions), keys, aligned=aligned)], cache=cache)
+
+
+def with_memory(ctx: Context, memory: Tensor, valid: Tensor | None, lengths: Sequence[int] | None) -> Context:
+    """Add encoder output to look at: (B, S, C) with valid (B, S), or packed (M, C) with its lengths."""
+    ctx.memory, ctx.memory_lengths = memory, None if lengths is None else tuple(lengths)
+    if lengths is None:
+        rows = [(g, valid) for g in ctx.groups]
+        spans = [(1, memory.shape[1])]
+    else:
+        rows, spans = [(g, None) for g in ctx.groups], runs(lengths)
+    if len(rows) != len(spans):
+        raise ValueError("packed decoder and memory must change length at the same sequences; sort by both lengths")
+    for (group, k_valid), (_, s) in zip(rows, spans, strict=True):
+        keys = Tokens(torch.arange(s, device=memory.device)[None])
+        ctx.memory_groups.append(Group(group.q, keys, None, k_valid))
+    return ctx

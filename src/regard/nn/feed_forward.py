@@ -1,0 +1,62 @@
+"""Feed-forward layers, dense and mixture-of-experts; both (..., C) -> (..., C)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from regard.config import FeedForwardConfig, MoEConfig
+from regard.nn.attention import dropped
+from regard.nn.build import builds
+from regard.nn.context import Context
+from regard.nn.norm import ACTIVATIONS
+
+
+@builds(FeedForwardConfig)
+class FeedForward(nn.Module):
+    """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (2002.05202)."""
+
+    def __init__(self, config: FeedForwardConfig, dim: int):
+        super().__init__()
+        self.config = config
+        self.activation = ACTIVATIONS[config.activation]
+        self.up = nn.Linear(dim, config.hidden_dim, config.bias)
+        self.gate = nn.Linear(dim, config.hidden_dim, config.bias) if config.gated else None
+        self.down = nn.Linear(config.hidden_dim, dim, config.bias)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        y = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
+        return self.down(dropped(y, self.config.dropout, self.training))
+
+
+@builds(MoEConfig)
+class MoE(nn.Module):
+    """Each token goes to its `top_k` best experts, weighted by the router's softmax (2101.03961, 2401.04088).
+
+    While training, the load-balance loss num_experts * sum(share of tokens * mean probability) * `balance` is appended
+    to `ctx.losses`.
+    """
+
+    def __init__(self, config: MoEConfig, dim: int):
+        super().__init__()
+        self.config = config
+        self.router = nn.Linear(dim, config.num_experts, bias=False)
+        self.experts = nn.ModuleList(FeedForward(config.expert, dim) for _ in range(config.num_experts))
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])  # (N, C)
+        probability = self.router(flat).softmax(-1, dtype=torch.float32)  # (N, E)
+        weight, chosen = probability.topk(self.config.top_k, -1)  # (N, K)
+        if self.config.renormalise:
+            weight = weight / weight.sum(-1, keepdim=True)
+        if self.training and self.config.balance:
+            share = torch.zeros_like(probability).scatter(-1, chosen, 1.0).mean(0)
+            balance = self.config.num_experts * (share * probability.mean(0)).sum()
+            ctx.losses.append(self.config.balance * balance)
+        out = torch.zeros_like(flat)
+        for i, expert in enumerate(self.experts):
+            token, rank = (chosen == i).nonzero(as_tuple=True)
+            if len(token):
+                y = expert(flat[token], ctx) * weight[token, rank, None].type_as(flat)
+                out.index_add_(0, token, y)
+        return out.view_as(x)

@@ -1,0 +1,153 @@
+"""Heads: hidden states -> what a task needs. A head is configuration; no family has a class of its own for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from regard.config import (
+    ClassifierHeadConfig,
+    FeaturesHeadConfig,
+    LanguageHeadConfig,
+    SpanHeadConfig,
+    TokenHeadConfig,
+    TransformConfig,
+)
+from regard.nn.attention import dropped
+from regard.nn.build import build, builds
+from regard.nn.context import Context
+from regard.nn.norm import ACTIVATIONS
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where each sequence begins and ends in its layout, for heads that read one vector per sequence."""
+
+    ctx: Context
+    ids: Tensor | None = None
+    eos: tuple[int, ...] = ()
+
+    def pool(self, hidden: Tensor, how: str) -> Tensor:
+        """(B, T, C) or packed (N, C) -> (B, C): the first, last or last end-of-sequence token, or the mean."""
+        if self.ctx.lengths is not None:
+            parts = hidden.split(list(self.ctx.lengths))
+            ids = [None] * len(parts) if self.ids is None else self.ids.split(list(self.ctx.lengths))
+            return torch.cat([self._padded(h[None], how, None, _row(i)) for h, i in zip(parts, ids, strict=True)])
+        return self._padded(hidden, how, self.ctx.groups[0].q_valid, self.ids)
+
+    def _padded(self, hidden: Tensor, how: str, valid: Tensor | None, ids: Tensor | None) -> Tensor:
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        if how == "mean":
+            real = torch.ones(hidden.shape[:2], device=hidden.device) if valid is None else valid
+            weight = real.to(hidden.dtype)[..., None]
+            return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+        if how == "eos":
+            if ids is None or not self.eos:
+                raise ValueError("this head reads the end-of-sequence token: pass input_ids, and set eos_token_id")
+            marked = torch.isin(ids, torch.tensor(self.eos, device=ids.device))
+            if not bool(marked.any(1).all()):
+                raise ValueError(f"every input needs an end-of-sequence token (id {self.eos[0]}) for this head")
+            return hidden[rows, _last(marked)]
+        if valid is None:
+            return hidden[:, 0] if how == "first" else hidden[:, -1]
+        return hidden[rows, valid.int().argmax(1) if how == "first" else _last(valid)]
+
+
+def _row(ids: Tensor | None) -> Tensor | None:
+    return None if ids is None else ids[None]
+
+
+def _last(marked: Tensor) -> Tensor:
+    return marked.shape[1] - 1 - marked.flip(1).int().argmax(1)
+
+
+@builds(TransformConfig)
+class Transform(nn.Module):
+    """dense -> activation -> norm. (..., C) -> (..., dim)."""
+
+    def __init__(self, config: TransformConfig, dim: int):
+        super().__init__()
+        self.dense = nn.Linear(dim, config.dim, config.bias)
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = build(config.norm, config.dim) if config.norm is not None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.dense(x))
+        return x if self.norm is None else self.norm(x)
+
+
+@builds(FeaturesHeadConfig)
+class FeaturesHead(nn.Module):
+    """Hidden states themselves, and `pooler_output` (B, dim) where there is a pooler."""
+
+    def __init__(self, config: FeaturesHeadConfig, dim: int):
+        super().__init__()
+        self.pooler = build(config.pooler, dim) if config.pooler is not None else None
+
+    def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
+        return {} if self.pooler is None else {"pooler_output": self.pooler(ends.pool(hidden, "first"))}
+
+
+@builds(LanguageHeadConfig)
+class LanguageHead(nn.Module):
+    """Hidden -> vocabulary; `logits` (..., V)."""
+
+    def __init__(self, config: LanguageHeadConfig, dim: int):
+        super().__init__()
+        self.config = config
+        self.transform = build(config.transform, dim) if config.transform is not None else None
+        self.out = nn.Linear(config.transform.dim if config.transform else dim, config.vocab_size, config.bias)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., C) -> (..., V), for any selection of positions."""
+        c = self.config
+        x = hidden if self.transform is None else self.transform(hidden)
+        x = self.out(x * c.scale if c.scale != 1.0 else x)
+        return x if c.softcap is None else c.softcap * torch.tanh(x / c.softcap)
+
+    def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
+        return {"logits": self.logits(hidden)}
+
+
+@builds(ClassifierHeadConfig)
+class ClassifierHead(nn.Module):
+    """Pooled token -> labels; `logits` (B, labels)."""
+
+    def __init__(self, config: ClassifierHeadConfig, dim: int):
+        super().__init__()
+        self.config = config
+        self.transform = build(config.transform, dim) if config.transform is not None else None
+        self.out = nn.Linear(config.transform.dim if config.transform else dim, config.num_labels, config.bias)
+
+    def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
+        x = dropped(ends.pool(hidden, self.config.pool), self.config.dropout, self.training)
+        x = x if self.transform is None else dropped(self.transform(x), self.config.dropout, self.training)
+        return {"logits": self.out(x)}
+
+
+@builds(TokenHeadConfig)
+class TokenHead(nn.Module):
+    """One label per token; `logits` (..., labels)."""
+
+    def __init__(self, config: TokenHeadConfig, dim: int):
+        super().__init__()
+        self.config = config
+        self.out = nn.Linear(dim, config.num_labels, config.bias)
+
+    def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
+        return {"logits": self.out(dropped(hidden, self.config.dropout, self.training))}
+
+
+@builds(SpanHeadConfig)
+class SpanHead(nn.Module):
+    """Where an answer starts and ends; `start_logits` and `end_logits` (...)."""
+
+    def __init__(self, config: SpanHeadConfig, dim: int):
+        super().__init__()
+        self.out = nn.Linear(dim, 2, config.bias)
+
+    def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
+        start, end = self.out(hidden).unbind(-1)
+        return {"start_logits": start, "end_logits": end}

@@ -1,0 +1,69 @@
+"""A layer is an ordered set of residual branches."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from regard.config import LayerConfig
+from regard.nn.attention import dropped
+from regard.nn.build import build, builds
+from regard.nn.context import Context
+from regard.nn.norm import LayerScale, TanhGate
+
+
+class Sublayer(nn.Module):
+    """A residual branch: the only home of norm placement, branch scale and residual dropout.
+
+    pre: x + f(norm(x)); post: norm(x + f(x)); branch: x + norm(f(x)); sandwich: x + post_norm(f(norm(x))).
+    """
+
+    def __init__(self, fn: nn.Module, config: LayerConfig, dim: int):
+        super().__init__()
+        self.fn, self.config = fn, config
+        self.norm = build(config.norm, dim)
+        self.post_norm = build(config.norm, dim) if config.order == "sandwich" else None
+        self.scale: nn.Module | None = None
+        if config.scale != "none":
+            init = config.scale_init
+            self.scale = LayerScale(dim, init) if config.scale == "layer" else TanhGate(init)
+
+    def branch(self, x: Tensor, ctx: Context) -> Tensor:
+        """What the branch adds to the residual stream."""
+        order = self.config.order
+        y = self.fn(self.norm(x) if order in ("pre", "sandwich") else x, ctx)
+        y = dropped(y, self.config.dropout, self.training)
+        if order == "branch":
+            y = self.norm(y)
+        elif self.post_norm is not None:
+            y = self.post_norm(y)
+        return y if self.scale is None else self.scale(y)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        x = x + self.branch(x, ctx)
+        return self.norm(x) if self.config.order == "post" else x
+
+
+@builds(LayerConfig)
+class Layer(nn.Module):
+    """Attention, cross-attention and feed-forward, those that the config has. (..., C) -> (..., C)."""
+
+    def __init__(self, config: LayerConfig, dim: int):
+        super().__init__()
+        self.parallel = config.parallel
+        if config.attention is not None:
+            self.attn = Sublayer(build(config.attention, dim), config, dim)
+        if config.cross is not None:
+            self.cross = Sublayer(build(config.cross, dim, dim), config, dim)
+        if config.feed_forward is not None:
+            self.ffn = Sublayer(build(config.feed_forward, dim), config, dim)
+
+    def sublayers(self) -> list[Sublayer]:
+        """The branches in the order in which they run."""
+        return [module for module in self.children() if isinstance(module, Sublayer)]
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        if self.parallel:
+            return x + sum(sublayer.branch(x, ctx) for sublayer in self.sublayers())
+        for sublayer in self.sublayers():
+            x = sublayer(x, ctx)
+        return x

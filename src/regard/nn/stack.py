@@ -1,0 +1,40 @@
+"""Layers one after another, and what they share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from regard.config import StackConfig
+from regard.nn.attention import Attention, dropped
+from regard.nn.build import build, builds
+from regard.nn.context import Context
+
+
+@builds(StackConfig)
+class Stack(nn.Module):
+    """(..., C) -> (..., C) through every step of the schedule, then the final norm."""
+
+    def __init__(self, config: StackConfig):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(build(layer, config.dim) for layer in config.layers)
+        self.bias = build(config.bias) if config.bias is not None else None
+        self.norm = build(config.final_norm, config.dim) if config.final_norm is not None else None
+
+    def prepare(self, ctx: Context) -> None:
+        """Put into every group what the layers share. Subclasses add to it."""
+        for group in ctx.groups:
+            group.default_mask = self.config.mask
+            if self.bias is not None:
+                group.bias = self.bias(group.q.positions, group.k.positions)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        self.prepare(ctx)
+        for ctx.layer, index in enumerate(self.config.order):
+            x = self.layers[index](x, ctx)
+        x = x if self.norm is None else self.norm(x)
+        return dropped(x, self.config.dropout, self.training)
+
+    def attentions(self) -> list[Attention]:
+        """Self-attention modules in order of layers."""
+        return [m for m in self.modules() if isinstance(m, Attention) and not m.is_cross]
