@@ -2,6 +2,8 @@
 PYTHON ?= python3
 EXTRAS ?= all,oracle,dev
 ARGS ?=
+# Processes the tests run in, one thread each; 0 runs them in pytest itself, as a debugger needs.
+WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -22,10 +24,10 @@ demo: $(STAMP)  ## the tour: examples/demo.py
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(STAMP)  ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal $(ARGS)
 
 slow: $(STAMP)  ## the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## ruff, the formatter and mypy
 	$(BIN)/ruff check .

@@ -68,6 +68,19 @@ def banned_imports(found: list[Module]) -> list[str]:
     ]
 
 
+def unknown_extras(found: list[Module], extras: set[str]) -> list[str]:
+    """`need(module, extra)` names, in so many words, an extra that pyproject.toml has."""
+    complaints = []
+    for module in found:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and called(node) in ("need", "extras.need"):
+                given = [*node.args, *(k.value for k in node.keywords)]
+                named = [a.value for a in given if isinstance(a, ast.Constant)]
+                if len(named) != 2 or named[1] not in extras:
+                    complaints.append(f"{module.path}:{node.lineno}: {ast.unparse(node)}; extras are {sorted(extras)}")
+    return complaints
+
+
 def unsafe_calls(found: list[Module]) -> list[str]:
     """`torch.load` only with a literal weights_only=True; no eval, no exec."""
     complaints = []

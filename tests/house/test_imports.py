@@ -35,6 +35,12 @@ def test_nothing_executes_what_a_file_says() -> None:
     assert not (bad := rules.unsafe_calls(FOUND)), report(bad)
 
 
+def test_every_extra_that_is_named_exists() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    extras = set(tomllib.loads((SRC.parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    assert not (bad := rules.unknown_extras(FOUND, extras)), report(bad)
+
+
 def test_the_bricks_name_no_family() -> None:
     assert not (bad := rules.family_names_in_bricks(FOUND)), report(bad)
 
@@ -57,6 +63,14 @@ def test_no_allowance_is_left_over() -> None:
 
 def lines(count: int) -> str:
     return "x = 1\n" * count
+
+
+def test_an_unknown_extra_is_found() -> None:
+    assert (
+        len(rules.unknown_extras([Module("a.py", "need('scipy', 'sound')\nextras.need('scipy', which)")], {"audio"}))
+        == 2
+    )
+    assert rules.unknown_extras([Module("a.py", "need('scipy', 'audio')")], {"audio"}) == []
 
 
 def test_source_is_read() -> None:
