@@ -131,7 +131,7 @@ def test_embedded(zoo: Path, asked: list[object]) -> None:
     assert embedded_names() == ["regard/shakespeare", "regard/tiny-bert"]
     assert find("regard/shakespeare") == Folder(path=zoo / "shakespeare", name="regard/shakespeare")
     for name in ("regard/unfinished", "regard/nobody", "regard/../zoo", "regard/"):
-        with pytest.raises(ValueError, match="no embedded model .* regard/shakespeare, regard/tiny-bert"):
+        with pytest.raises(ValueError, match=r"no embedded model .* regard/shakespeare, regard/tiny-bert"):
             find(name)
     assert not asked
 
