@@ -94,7 +94,7 @@ def wordpiece(lower: bool, specials: tuple[str, ...]) -> tuple[str, ...]:
 @lru_cache
 def bpe(specials: tuple[str, ...], suffix: str = "", lower: bool = False) -> str:
     """A byte-pair model as JSON: byte-level, or with an end-of-word suffix."""
-    made = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=suffix or None, unk_token=specials[0] if suffix else None))
+    made = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=suffix, unk_token=specials[0]) if suffix else models.BPE())
     options: dict[str, Any] = {}
     if suffix:
         made.normalizer = normalizers.BertNormalizer(lowercase=lower)
@@ -285,7 +285,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "t5": _spm_file("spiece.model", "T5Tokenizer", train=_T5, extra_ids=20),
     "mbart": _spm_file("sentencepiece.bpe.model", "MBartTokenizer", src_lang="de_DE", tgt_lang="ro_RO"),
     "mbart50": _spm_file("sentencepiece.bpe.model", "MBart50Tokenizer", src_lang="fr_XX", tgt_lang="af_ZA"),
-    "pegasus": _spm_file("spiece.model", "PegasusTokenizer", train={**_T5, "pad_id": -1, "eos_id": 0, "unk_id": 1}),
+    "pegasus": _spm_file("spiece.model", "PegasusTokenizer", train=_T5),
     "llama": _spm_file("tokenizer.model", "LlamaTokenizer", "bpe", train=_BYTES, add_bos_token=True, add_eos_token=False),
     "llama-legacy": _spm_file("tokenizer.model", "LlamaTokenizer", "bpe", train=_BYTES, legacy=True, add_eos_token=True),
     "gemma": _spm_file(

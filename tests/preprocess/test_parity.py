@@ -103,12 +103,18 @@ def test_pairs_and_truncation(pair: Pair, name: str) -> None:
         theirs.truncation_side = ours.truncation_side = side
         for strategy in ("longest_first", "only_first", "only_second"):
             options: dict[str, Any] = {"truncation": strategy, "max_length": 20, "return_offsets_mapping": True}
-            long = [" ".join(LINES[:3]), " ".join(LINES[3:6])]
-            same(theirs(long, long[::-1], **options), ours(long, long[::-1], **options), options)
+            long, short = [" ".join(LINES[:3]), " ".join(LINES[3:6])], ["fox", "dog"]
+            a, b = (short, long) if strategy == "only_second" else (long, short)
+            same(theirs(a, b, **options), ours(a, b, **options), options)
+            if strategy != "longest_first":
+                with pytest.raises(ValueError, match="too short"):
+                    ours(b, a, **options)
+            else:
+                same(theirs(long, long[::-1], **options), ours(long, long[::-1], **options), options)
         options = {"truncation": True, "max_length": 14, "stride": 3, "return_overflowing_tokens": True}
         same(theirs(LINES, **options), ours(LINES, **options), options)
         options = {**options, "truncation": "only_second", "max_length": 24}
-        same(theirs([LINES[0][:8]] * 2, LINES[1:3], **options), ours([LINES[0][:8]] * 2, LINES[1:3], **options), options)
+        same(theirs(["The fox"] * 2, LINES[1:3], **options), ours(["The fox"] * 2, LINES[1:3], **options), options)
     theirs.truncation_side = ours.truncation_side = "right"
     same(theirs(LINES, max_length=9), ours(LINES, max_length=9))
 
@@ -164,8 +170,6 @@ def test_saved_folders_open_again(pair: Pair, name: str, tmp_path: Path) -> None
     written = ours.save_pretrained(tmp_path)
     assert {Path(path).name for path in written} == {path.name for path in tmp_path.iterdir()}
     kind = getattr(transformers, type(theirs).__name__)
-    for text in CORPUS[::2]:
-        assert Tokenizer.from_folder(tmp_path)(text).input_ids == ours(text).input_ids if text == CORPUS[0] else True
     again, reopened = kind.from_pretrained(tmp_path), Tokenizer.from_folder(tmp_path)
     for text in CORPUS:
         assert list(again(text)["input_ids"]) == ours(text).input_ids, text

@@ -12,10 +12,11 @@ from tokenizers import AddedToken, models
 
 from . import tokenizer_files as files_
 from .sentencepiece import SPACE, PieceType, SentencePieceModel, merges, read_sentencepiece
-from .tokenizer_build import Assembled, attach, ends_post, read_specials, template
+from .tokenizer_build import Assembled, attach, read_specials, template
 from .tokenizer_files import TokenizerFiles, native
-from .tokenizer_kinds import MARIAN, MARIAN_KIND, choose_kind
+from .tokenizer_kinds import MARIAN, MARIAN_KIND, Post, choose_kind
 
+_POST = Post(single="$A eos", pair="$A $B eos")
 _LANGUAGE = re.compile(r">>.*?<<", re.DOTALL)
 
 
@@ -219,7 +220,7 @@ def assemble_marian(files: TokenizerFiles) -> Assembled:
     tokens = [AddedToken(str(token), special=True, normalized=False) for token in added]
     native(paths["vocab.json"], lambda: backend.add_tokens(tokens))
     eos = (str(named["eos_token"]), backend.token_to_id(str(named["eos_token"])))
-    attach(backend, files.folder, post_processor=template(ends_post(False, True), {"eos": eos}, {}))
+    attach(backend, files.folder, post_processor=template(_POST, {"eos": eos}, {}))
     coder = MarianCoder(
         PieceModel(read_sentencepiece(paths["source.spm"])),
         PieceModel(read_sentencepiece(paths["target.spm"])),

@@ -295,6 +295,8 @@ class Tokenizer(SpecialTokens):
     def tokenize(self, text: str, pair: str | None = None, *, add_special_tokens: bool = False) -> list[str]:
         """The tokens of a text as text."""
         items, _ = _items(text, pair, False)
+        if self.coder is not None and not add_special_tokens:
+            return [piece for part in (text, pair) if part for piece in self.coder.words(part, target=False)]
         return self._rows(items, (None, None), add_special_tokens, False, target=False)[0].tokens
 
     def pad(
