@@ -343,7 +343,7 @@ def _tensor(numel: int, size: int, stride: int, data: bytes | None) -> Builder:
 
 def _hash_bomb() -> bytes:
     """{t: 1} with t = (u, u), u = (v, v), ...: hashing it takes 2**60 steps."""
-    return b"\x80\x02})q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"K\x01s."
+    return b"\x80\x02})q\x00" + b"h\x00\x86q\x00" * 60 + b"K\x01s."
 
 
 def _plain_pickle(folder: Path) -> None:
