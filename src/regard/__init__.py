@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "regard.checkpoint.load",
+    "load": "regard.front",
     "from_config": "regard.checkpoint.load",
     "save": "regard.checkpoint.save",
     "Model": "regard.models.model",
@@ -18,8 +18,8 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from regard.checkpoint.load import from_config as from_config
-    from regard.checkpoint.load import load as load
     from regard.checkpoint.save import save as save
+    from regard.front import load as load
     from regard.models.model import Model as Model
 
 

@@ -14,7 +14,8 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "regard"
 FLOORS = ("config", "nn", "models", "checkpoint", "generation", "tasks", "serving", "cli")
 # What hangs off the side: the three lowest floors know nothing of it.
 SIDE = ("preprocess", "adapt", "inspect", "export", "training", "hf", "zoo")
-# Single files anyone may import; they import no room. `regard/__init__.py` is the front door and may name every room.
+# Single files anyone may import; they import no room. `regard/__init__.py` and `front.py` behind it are the front door
+# and may name every room.
 LEAVES = ("extras",)
 # Functions that import the module they are given by name.
 IMPORTERS = ("import_module", "__import__", "need")
@@ -33,7 +34,7 @@ class Module:
     def room(self) -> str:
         """The first part of the path: "nn" for nn/norm.py, "config" for config.py, "" for the front door."""
         first = self.path.partition("/")[0].removesuffix(".py")
-        return "" if first in ("__init__", "__main__") else first
+        return "" if first in ("__init__", "__main__", "front") else first
 
     @property
     def lines(self) -> int:

@@ -26,6 +26,7 @@ def load(
     ref: str | os.PathLike[str],
     *,
     head: str | None = None,
+    new_head: bool = True,
     num_labels: int | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
@@ -35,8 +36,9 @@ def load(
     """Load a checkpoint: a folder, a hub id, or an embedded name such as "regard/shakespeare".
 
     `head` asks for another head than the checkpoint's ("features", "classification", ...); one that the file does not
-    hold starts with new weights, and a warning says so. `dtype="auto"` is float32 on a CPU (where half precision is
-    slow) and the checkpoint's own elsewhere. The model comes in evaluation mode.
+    hold starts with new weights, and a warning says so; `new_head=False` makes that an error. `dtype="auto"` is
+    float32 on a CPU (where half precision is slow) and the checkpoint's own elsewhere. The model comes in evaluation
+    mode.
     Raises ValueError naming every problem with the folder at once.
     """
     folder = find(ref, revision=revision, offline=offline)
@@ -52,7 +54,7 @@ def load(
     with torch.device("meta"):
         model = build_model(family.config(Raw(raw, where), kind))
     with open_weights(folder) as weights:
-        fill(model, family, raw, kind, weights, _dtype(dtype, target), target, new_head=head is not None)
+        fill(model, family, raw, kind, weights, _dtype(dtype, target), target, new_head=new_head and head is not None)
     describe(model, family, kind, raw, folder)
     return model.eval()
 

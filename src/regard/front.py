@@ -1,0 +1,63 @@
+"""Behind the front door: what `regard.load` gives is a model with the processor that came along, able to generate."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from regard.checkpoint import load as checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from regard.models.model import Model
+
+log = logging.getLogger("regard")
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "sentencepiece.bpe.model"),
+    *("spiece.model", "spm.model", "source.spm", "vocab.txt", "vocab.json"),
+)
+
+
+def load(
+    ref: str | os.PathLike[str],
+    *,
+    head: str | None = None,
+    new_head: bool = True,
+    num_labels: int | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    offline: bool | None = None,
+) -> Model:
+    """Load a checkpoint as `regard.checkpoint.load.load` does, with its tokenizer as `model.processor`.
+
+    A folder without tokenizer files gives no processor; for one whose files cannot be read, a warning says why, as the
+    model is of use without it.
+    """
+    model = checkpoint.load(
+        ref,
+        head=head,
+        new_head=new_head,
+        num_labels=num_labels,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        offline=offline,
+    )
+    try:
+        model.processor = processor(model.folder)
+    except ValueError as error:
+        log.warning("%s comes without its processor: %s", model.name, error)
+    return model
+
+
+def processor(folder: str | os.PathLike[str] | None) -> Any:
+    """The tokenizer in a folder, or None where there is none. Raises ValueError for files that cannot be read."""
+    if folder is None or not any(os.path.isfile(os.path.join(folder, name)) for name in TOKENIZER_FILES):
+        return None
+    from regard.preprocess.text import Tokenizer  # half the cost of importing regard, and not every model reads text
+
+    return Tokenizer.from_folder(folder)
