@@ -94,7 +94,9 @@ def wordpiece(lower: bool, specials: tuple[str, ...]) -> tuple[str, ...]:
 @lru_cache
 def bpe(specials: tuple[str, ...], suffix: str = "", lower: bool = False) -> str:
     """A byte-pair model as JSON: byte-level, or with an end-of-word suffix."""
-    made = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=suffix, unk_token=specials[0]) if suffix else models.BPE())
+    made = tokenizers.Tokenizer(
+        models.BPE(end_of_word_suffix=suffix, unk_token=specials[0]) if suffix else models.BPE()
+    )
     options: dict[str, Any] = {}
     if suffix:
         made.normalizer = normalizers.BertNormalizer(lowercase=lower)
@@ -138,7 +140,9 @@ def _bpe_files(folder: Path, specials: tuple[str, ...], **options: Any) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _word_files(specials: tuple[str, ...], class_name: str, *, lower: bool = True, **config: Any) -> Callable[[Path], None]:
+def _word_files(
+    specials: tuple[str, ...], class_name: str, *, lower: bool = True, **config: Any
+) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         (folder / "vocab.txt").write_text("\n".join(wordpiece(lower, specials)) + "\n", encoding="utf-8")
         _config(folder, class_name, **config)
@@ -221,7 +225,14 @@ def _marian(folder: Path) -> None:
     (folder / "source.spm").write_bytes(spm("unigram", normalization_rule_name="nmt_nfkc"))
     (folder / "target.spm").write_bytes(spm("unigram", normalization_rule_name="nmt_nfkc", byte_fallback=False))
     pieces = pytest.importorskip("sentencepiece").SentencePieceProcessor(model_file=str(folder / "source.spm"))
-    words = ["</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, pieces.get_piece_size())), ">>fra<<", "漢", "<pad>"]
+    words = [
+        "</s>",
+        "<unk>",
+        *(pieces.id_to_piece(i) for i in range(3, pieces.get_piece_size())),
+        ">>fra<<",
+        "漢",
+        "<pad>",
+    ]
     _write(folder, "vocab.json", {word: index for index, word in enumerate(dict.fromkeys(words))})
     _write(folder, "config.json", {"model_type": "marian"})
     _config(folder, "MarianTokenizer", source_lang="en", target_lang="fr", model_max_length=512)
@@ -263,7 +274,9 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "gpt2": _byte_files(("<|endoftext|>",), "GPT2Tokenizer"),
     "gpt2-bos": _byte_files(("<|endoftext|>",), "GPT2Tokenizer", add_bos_token=True, padding_side="left"),
     "gpt-neox": _byte_files(("<|endoftext|>", "<|padding|>"), "GPTNeoXTokenizer"),
-    "qwen2": _byte_files(("<|endoftext|>",), "Qwen2Tokenizer", additional_special_tokens=["<|im_start|>", "<|im_end|>"]),
+    "qwen2": _byte_files(
+        ("<|endoftext|>",), "Qwen2Tokenizer", additional_special_tokens=["<|im_start|>", "<|im_end|>"]
+    ),
     "deberta": _byte_files(BERT, "DebertaTokenizer"),
     "openai-gpt": lambda folder: (
         _bpe_files(folder, ("<unk>",), suffix="</w>", lower=True),
@@ -273,8 +286,12 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "xlm-roberta": _spm_file("sentencepiece.bpe.model", "XLMRobertaTokenizer"),
     "camembert": _spm_file("sentencepiece.bpe.model", "CamembertTokenizer"),
     "albert": _spm_file("spiece.model", "AlbertTokenizer", train=_BRACKETS),
-    "albert-cased": _spm_file("spiece.model", "AlbertTokenizer", train=_BRACKETS, do_lower_case=False, keep_accents=True),
-    "deberta-v2": _spm_file("spm.model", "DebertaV2Tokenizer", train={**_BRACKETS, "pad_piece": "[PAD]", "unk_piece": "[UNK]"}),
+    "albert-cased": _spm_file(
+        "spiece.model", "AlbertTokenizer", train=_BRACKETS, do_lower_case=False, keep_accents=True
+    ),
+    "deberta-v2": _spm_file(
+        "spm.model", "DebertaV2Tokenizer", train={**_BRACKETS, "pad_piece": "[PAD]", "unk_piece": "[UNK]"}
+    ),
     "deberta-v2-punct": _spm_file(
         "spm.model",
         "DebertaV2Tokenizer",
@@ -286,13 +303,25 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "mbart": _spm_file("sentencepiece.bpe.model", "MBartTokenizer", src_lang="de_DE", tgt_lang="ro_RO"),
     "mbart50": _spm_file("sentencepiece.bpe.model", "MBart50Tokenizer", src_lang="fr_XX", tgt_lang="af_ZA"),
     "pegasus": _spm_file("spiece.model", "PegasusTokenizer", train=_T5),
-    "llama": _spm_file("tokenizer.model", "LlamaTokenizer", "bpe", train=_BYTES, add_bos_token=True, add_eos_token=False),
-    "llama-legacy": _spm_file("tokenizer.model", "LlamaTokenizer", "bpe", train=_BYTES, legacy=True, add_eos_token=True),
+    "llama": _spm_file(
+        "tokenizer.model", "LlamaTokenizer", "bpe", train=_BYTES, add_bos_token=True, add_eos_token=False
+    ),
+    "llama-legacy": _spm_file(
+        "tokenizer.model", "LlamaTokenizer", "bpe", train=_BYTES, legacy=True, add_eos_token=True
+    ),
     "gemma": _spm_file(
         "tokenizer.model",
         "GemmaTokenizer",
         "bpe",
-        train={**_BYTES, "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "bos_piece": "<bos>", "eos_piece": "<eos>"},
+        train={
+            **_BYTES,
+            "pad_id": 0,
+            "eos_id": 1,
+            "bos_id": 2,
+            "unk_id": 3,
+            "bos_piece": "<bos>",
+            "eos_piece": "<eos>",
+        },
         add_bos_token=True,
     ),
     "bare-bpe": _spm_file("tokenizer.model", "PreTrainedTokenizerFast", "bpe", train=_BYTES),

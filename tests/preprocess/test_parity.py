@@ -1,4 +1,5 @@
-"""Ids, masks, types, offsets and decoded text equal the reference's, for every kind of tokenizer and every form on disk."""
+"""Ids, masks, types, offsets and decoded text equal the reference's, for every kind of tokenizer and every form on
+disk."""
 
 from __future__ import annotations
 

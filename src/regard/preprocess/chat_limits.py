@@ -1,8 +1,9 @@
 """Limits on what a chat template may do: steps, time, sizes.
 
-Jinja's sandbox keeps a template away from attributes; it does not keep it from looping or from doubling a string. Here the parsed
-template is rewritten so that each loop, output, joined string and comparison passes through a function that counts, and the
-environment's own hooks (operators, calls, subscripts) check sizes before they work.
+Jinja's sandbox keeps a template away from attributes; it does not keep it from looping or from doubling a string.
+Here the parsed
+template is rewritten so that each loop, output, joined string and comparison passes through a function that counts,
+and the environment's own hooks (operators, calls, subscripts) check sizes before they work.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ MAX_STEPS = 2_000_000
 MAX_SECONDS = 5.0
 MAX_NODES = 1_000_000  # values inside one value, counted through all nesting
 MAX_BITS = 4096  # of a whole number
-_WIDTH = re.compile(r"[*]|\d{5,}")
+_PERCENT_WIDTH = re.compile(r"%(\([^)]*\))?[-+ #0]*(\*|\d{5,}|\d*\.(\*|\d{5,}))")
+_BRACE_WIDTH = re.compile(r"\{[^{}]*:[^{}]*(\d{5,}|\{)")
 _ATOMS = (str, int, float, bool, type(None))
 
 
@@ -75,7 +77,8 @@ class Budget:
             raise LimitError(f"a value longer than {MAX_OUTPUT}")
 
     def data(self, value: Any) -> int:
-        """The size of a value through all its nesting (shared parts count each time); LimitError when it is too large."""
+        """The size of a value through all its nesting (shared parts count each time); LimitError when it is too
+        large."""
         if isinstance(value, str):
             return len(value)
         if isinstance(value, _ATOMS):
@@ -201,8 +204,13 @@ def _check_call(name: str, args: tuple[Any, ...], values: Mapping[str, Any]) -> 
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise LimitError("a number that is too large")
     budget.length(_estimate(name, (*args, *values.values())))
-    if name in _FORMATS and args and isinstance(args[0], str) and _WIDTH.search(args[0]):
-        raise LimitError("a format with a width over 9999")
+    if name in _FORMATS and args:
+        _check_format(str(args[0]))
+
+
+def _check_format(pattern: str) -> None:
+    if _PERCENT_WIDTH.search(pattern) or _BRACE_WIDTH.search(pattern):
+        raise LimitError("a format with a width over 9999, or one that is not written out")
 
 
 def _check_result(value: Any) -> Any:
@@ -212,7 +220,8 @@ def _check_result(value: Any) -> Any:
 
 
 def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter or test that checks what goes in and what comes out. Lazy results are read at once, within the limits."""
+    """A filter or test that checks what goes in and what comes out. Lazy results are read at once, within the
+    limits."""
     skipped = 1 if hasattr(call, "jinja_pass_arg") else 0  # the context or environment comes first
 
     def guarded(*args: Any, **values: Any) -> Any:
@@ -231,7 +240,7 @@ def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 class _Rewriter(NodeTransformer):
     """Puts the counting functions into a parsed template."""
 
-    def _wrap(self, name: str, value: nodes.Expr) -> nodes.Expr:
+    def _wrap(self, name: str, value: Any) -> nodes.Expr:
         return nodes.Filter(value, name, [], [], None, None, lineno=value.lineno)
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
@@ -244,7 +253,7 @@ class _Rewriter(NodeTransformer):
         node.nodes = [self._wrap("regard_emit", self._plain(part)) for part in node.nodes]
         return node
 
-    def _plain(self, part: nodes.Expr) -> nodes.Expr:
+    def _plain(self, part: Any) -> Any:
         return nodes.Const(part.data, lineno=part.lineno) if isinstance(part, nodes.TemplateData) else part
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
@@ -294,15 +303,15 @@ class Guards(ImmutableSandboxedEnvironment):
             raise LimitError("a number that is too large")
         elif operator == "%" and isinstance(left, str):
             budget.data(right)
-            if _WIDTH.search(left):
-                raise LimitError("a format with a width over 9999")
+            _check_format(left)
         return super().call_binop(context, operator, left, right)
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **values: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Any, __obj: Any, *args: Any, **values: Any) -> Any:
         """Check a call's arguments before it, and its result after it."""
-        owner = getattr(__obj, "__self__", None)
+        bound = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
+        owner = getattr(bound, "__self__", None)
         method = owner is not None and isinstance(owner, (str, bytes, int))
-        name = getattr(__obj, "__name__", "") if method else ""
+        name = getattr(bound, "__name__", "") if method else ""
         _check_call(name, (owner, *args) if method else args, values)
         return _check_result(super().call(__context, __obj, *args, **values))
 

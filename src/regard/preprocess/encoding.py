@@ -25,7 +25,8 @@ class TokenSpan(NamedTuple):
 
 
 def as_tensors(data: Mapping[str, Any], kind: str, *, add_batch: bool = False) -> dict[str, Any]:
-    """Lists of whole numbers as int64 arrays of torch ("pt") or numpy ("np"), (B, T); ValueError when rows differ in length."""
+    """Lists of whole numbers as int64 arrays of torch ("pt") or numpy ("np"), (B, T); ValueError when rows differ in
+    length."""
     if kind not in ("pt", "np"):
         raise ValueError(f"return_tensors is {kind!r}; allowed: 'pt', 'np', None")
     arrays: dict[str, Any] = {}
@@ -35,7 +36,8 @@ def as_tensors(data: Mapping[str, Any], kind: str, *, add_batch: bool = False) -
                 value = np.asarray([value] if add_batch else value, dtype=np.int64)
             except (ValueError, TypeError):
                 raise ValueError(
-                    f"{name}: the rows differ in length, so they make no tensor; pass padding=True (and truncation=True)"
+                    f"{name}: the rows differ in length, so they make no tensor; pass padding=True (and "
+                    f"truncation=True)"
                 ) from None
         if kind == "pt":
             import torch

@@ -12,9 +12,10 @@ from tokenizers import AddedToken, models
 
 from . import tokenizer_files as files_
 from .sentencepiece import SPACE, PieceType, SentencePieceModel, merges, read_sentencepiece
-from .tokenizer_build import Assembled, attach, read_specials, template
+from .tokenizer_build import Assembled, attach, template
 from .tokenizer_files import TokenizerFiles, native
 from .tokenizer_kinds import MARIAN, MARIAN_KIND, Post, choose_kind
+from .tokenizer_specials import read_specials
 
 _POST = Post(single="$A eos", pair="$A $B eos")
 _LANGUAGE = re.compile(r">>.*?<<", re.DOTALL)
@@ -23,7 +24,8 @@ _LANGUAGE = re.compile(r">>.*?<<", re.DOTALL)
 class Charsmap:
     """SentencePiece's table of replacements: a double-array trie over UTF-8, longest match first.
 
-    Layout: the trie's size in bytes, its 32-bit units (label, offset, leaf flag), then the replacements, each ended by a zero byte.
+    Layout: the trie's size in bytes, its 32-bit units (label, offset, leaf flag), then the replacements, each ended
+    by a zero byte.
     """
 
     def __init__(self, blob: bytes) -> None:
@@ -70,7 +72,9 @@ class PieceModel:
         self.spm = spm
         self.charsmap = Charsmap(spm.charsmap)
         self.types = {text: kind for text, _, kind in spm.pieces}
-        own = sorted((text for text, kind in self.types.items() if kind == PieceType.USER_DEFINED), key=len, reverse=True)
+        own = sorted(
+            (text for text, kind in self.types.items() if kind == PieceType.USER_DEFINED), key=len, reverse=True
+        )
         self.own = re.compile("|".join(map(re.escape, own))) if own else None
         # Control pieces must not be found in text, so they get a name that no normalised text has.
         shown = [
@@ -155,7 +159,9 @@ def _character_bytes(byte: int) -> int:
 class MarianCoder:
     """Cuts text into the words that the vocabulary numbers, and joins them again."""
 
-    def __init__(self, source: PieceModel, target: PieceModel, specials: Sequence[str], files: dict[str, bytes]) -> None:
+    def __init__(
+        self, source: PieceModel, target: PieceModel, specials: Sequence[str], files: dict[str, bytes]
+    ) -> None:
         self.source = source
         self.target = target
         self.files = files  # what `save_pretrained` writes again
@@ -186,7 +192,8 @@ class MarianCoder:
 
     def decode(self, pieces: Sequence[str], specials: Sequence[str]) -> str:
         """The text of pieces; special tokens are followed by a space."""
-        known, out, run = set(specials), "", []
+        known, out = set(specials), ""
+        run: list[str] = []
         for piece in pieces:
             if piece in known:
                 out += self.source.decode(run) + piece + " "
@@ -219,7 +226,9 @@ def assemble_marian(files: TokenizerFiles) -> Assembled:
     added = [*found.added.values(), *named.values(), *(found.extra or found.additional or [])]
     tokens = [AddedToken(str(token), special=True, normalized=False) for token in added]
     native(paths["vocab.json"], lambda: backend.add_tokens(tokens))
-    eos = (str(named["eos_token"]), backend.token_to_id(str(named["eos_token"])))
+    eos_id = backend.token_to_id(str(named["eos_token"]))
+    assert eos_id is not None  # it was added just now
+    eos = (str(named["eos_token"]), eos_id)
     attach(backend, files.folder, post_processor=template(_POST, {"eos": eos}, {}))
     coder = MarianCoder(
         PieceModel(read_sentencepiece(paths["source.spm"])),

@@ -1,6 +1,7 @@
 """Reading SentencePiece models without the sentencepiece library.
 
-A `.model`/`.spm` file is one protocol buffer message (`ModelProto`). Only the fields that change token ids or text are read.
+A `.model`/`.spm` file is one protocol buffer message (`ModelProto`). Only the fields that change token ids or text
+are read.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class PieceType(IntEnum):
 class SentencePieceModel:
     """The content of a SentencePiece model: pieces with log-probabilities, and how text is normalised before.
 
-    `pieces[i]` is (text, score, type) of id i; `algorithm` is "unigram", "bpe", "word" or "char"; `charsmap` is the compiled
-    table of replacements, empty when there is none. Special ids are -1 when switched off.
+    `pieces[i]` is (text, score, type) of id i; `algorithm` is "unigram", "bpe", "word" or "char"; `charsmap` is the
+    compiled table of replacements, empty when there is none. Special ids are -1 when switched off.
     """
 
     pieces: tuple[tuple[str, float, PieceType], ...]

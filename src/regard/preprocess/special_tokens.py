@@ -8,12 +8,15 @@ from typing import Any, overload
 import tokenizers
 from tokenizers import AddedToken
 
-from .tokenizer_build import SPECIAL_NAMES, Token, added_token
+from .tokenizer_build import attach, ends_post, template
 from .tokenizer_files import native
+from .tokenizer_kinds import Kind, Post
+from .tokenizer_specials import SPECIAL_NAMES, Token, added_token
 
 
 class _Named:
-    """A special token as text; None when the tokenizer has none. Assigning an existing token is enough for `pad_token`."""
+    """A special token as text; None when the tokenizer has none. Assigning an existing token is enough for
+    `pad_token`."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -46,6 +49,10 @@ class SpecialTokens:
     backend: tokenizers.Tokenizer
     _named: dict[str, Token]
     _extra: list[Token]
+    kind: Kind
+    class_name: str
+    settings: dict[str, Any]
+    _src_lang: str | None
 
     bos_token = _Named()
     eos_token = _Named()
@@ -146,7 +153,7 @@ class SpecialTokens:
         return {token.content: index for index, token in self.added_tokens_decoder.items()}
 
     @overload
-    def convert_tokens_to_ids(self, tokens: str) -> int: ...
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...  # type: ignore[overload-overlap]
 
     @overload
     def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]: ...
@@ -157,7 +164,7 @@ class SpecialTokens:
             index = self.backend.token_to_id(tokens)
             if index is None and "unk_token" in self._named:
                 index = self.backend.token_to_id(str(self._named["unk_token"]))
-            return index  # type: ignore[return-value]
+            return index  # type: ignore[return-value]  # None without unk_token, as in the reference
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
     @overload
@@ -169,9 +176,62 @@ class SpecialTokens:
     def convert_ids_to_tokens(self, ids: int | Sequence[int], skip_special_tokens: bool = False) -> str | list[str]:
         """Tokens of ids; None for ids outside the vocabulary."""
         if isinstance(ids, int):
-            return native(f"id {ids}", lambda: self.backend.id_to_token(ids))
+            return native(f"id {ids}", lambda: self.backend.id_to_token(ids))  # type: ignore[return-value]
         skipped = set(self.all_special_ids) if skip_special_tokens else set()
         return [self.convert_ids_to_tokens(int(index)) for index in ids if int(index) not in skipped]
+
+    # special tokens around the text
+
+    @property
+    def src_lang(self) -> str | None:
+        """The language code that goes with texts, where the kind of tokenizer has one."""
+        return self._src_lang
+
+    @src_lang.setter
+    def src_lang(self, code: str) -> None:
+        self._src_lang = code
+        self._set_post_processor()
+
+    def _set_post_processor(self, language: str | None = None) -> None:
+        """Put this kind's special tokens around texts; kinds without a pattern keep theirs, or get bos/eos as
+        configured."""
+        post = self.kind.post
+        if post is None:
+            bos, eos = (bool(self.settings.get(f"add_{end}_token", False)) for end in ("bos", "eos"))
+            asked = "add_bos_token" in self.settings or "add_eos_token" in self.settings
+            if self.backend.post_processor is not None and self.kind.stored_post and not asked:
+                return
+            post = ends_post(bos and self.bos_token is not None, eos and self.eos_token is not None)
+        needed = {item.partition(":")[0] for item in f"{post.single} {post.pair}".split()} - {"$A", "$B"}
+        prompt = self._prompt() if "prompt" in needed else []
+        tokens = {name: self._placed(name, language) for name in needed - {"prompt"}}
+        tokens |= {f"prompt{i}": (text, self.convert_tokens_to_ids(text)) for i, text in enumerate(prompt)}
+        words = " ".join(f"prompt{i}" for i in range(len(prompt)))
+        post = Post(
+            single=post.single.replace("prompt", words), pair=post.pair.replace("prompt", words), trim=post.trim
+        )
+        attach(self.backend, "special tokens", post_processor=template(post, tokens, self.settings))
+
+    def _placed(self, name: str, language: str | None) -> tuple[str, int]:
+        text = (language or self._src_lang) if name == "lang" else self._named.get(f"{name}_token")
+        index = None if text is None else self.backend.token_to_id(str(text))
+        if text is None or index is None:
+            if name == "lang":
+                raise ValueError(f"language {text!r} is not in the vocabulary of this tokenizer")
+            raise ValueError(f"this {self.class_name} needs a {name}_token in its vocabulary; it has {text!r}")
+        return str(text), index
+
+    def _prompt(self) -> list[str]:
+        """What a speech decoder starts with: transcript, language, task, whether there are times."""
+        language, task = self.settings.get("language"), self.settings.get("task")
+        words = ["<|startoftranscript|>", f"<|{language}|>" if language else "", f"<|{task}|>" if task else ""]
+        if not self.settings.get("predict_timestamps"):
+            words.append("<|notimestamps|>")
+        return [word for word in words if word]
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """How many special tokens a text (or pair) gets."""
+        return self.backend.num_special_tokens_to_add(pair)
 
     # growing it
 
@@ -186,7 +246,8 @@ class SpecialTokens:
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
     ) -> int:
-        """Name special tokens ({"pad_token": "[PAD]", "additional_special_tokens": [...]}); returns how many are new."""
+        """Name special tokens ({"pad_token": "[PAD]", "additional_special_tokens": [...]}); returns how many are
+        new."""
         tokens: list[Token] = []
         for name, value in special_tokens_dict.items():
             if name in ("additional_special_tokens", "extra_special_tokens"):

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from .rows import clean_up_spaces
 from .sentencepiece import SPACE
-from .text import Tokenizer, clean_up_spaces
+from .text import Tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _SAFE_CUT = re.compile(r"(?<=[^\W_n])(?= )")  # no clean-up rule reaches across a space after a letter (but n: "n 't")
@@ -40,14 +41,16 @@ class _Bytes:
 
 
 def _byte_table() -> dict[str, int]:
-    """The printable stand-in of each byte in byte-level vocabularies: itself where printable, else 256 and up in order."""
+    """The printable stand-in of each byte in byte-level vocabularies: itself where printable, else 256 and up in
+    order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 class _Window:
-    """Any decoder whose text for a token depends on its neighbours and on being first: decode a few tokens, keep the new part.
+    """Any decoder whose text for a token depends on its neighbours and on being first: decode a few tokens, keep the
+    new part.
 
     Byte tokens are held until their run ends, since the decoder shows a run that is not UTF-8 as one mark a byte.
     """
@@ -84,7 +87,8 @@ class _Window:
 
 
 def _anchor(tokenizer: Tokenizer) -> list[int]:
-    """A token of plain letters to stand before a window, so that its first token is not taken for the start of the text."""
+    """A token of plain letters to stand before a window, so that its first token is not taken for the start of the
+    text."""
     for text in ("a", "e", SPACE + "a", SPACE + "the", "the", "A", "0", "1"):
         index = tokenizer.backend.token_to_id(text)
         if index is not None:
@@ -152,8 +156,8 @@ def _joiner(tokenizer: Tokenizer) -> _Joiner:
 class StreamDecoder:
     """Turns ids into text piece by piece: `push` gives what is certain so far, `end` the rest.
 
-    The pieces together equal `tokenizer.decode` of all ids, no piece ends inside a character, and the work for a token does not grow
-    with the length of the text.
+    The pieces together equal `tokenizer.decode` of all ids, no piece ends inside a character, and the work for a
+    token does not grow with the length of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:

@@ -13,10 +13,10 @@ from . import tokenizer_save
 from .chat import pick_template, render_chat
 from .encoding import BatchEncoding, as_tensors
 from .marian import assemble_marian, is_marian
+from .rows import after_prompt, clean_up_spaces, collect, columns_of, items_of, pad_row
 from .special_tokens import SpecialTokens
-from .tokenizer_build import Assembled, assemble, attach, ends_post, template
+from .tokenizer_build import Assembled, assemble
 from .tokenizer_files import native, read_folder
-from .tokenizer_kinds import Post
 
 NO_LIMIT = int(1e30)  # model_max_length of a tokenizer that names none
 USABLE_LIMIT = int(1e20)
@@ -30,8 +30,8 @@ class Tokenizer(SpecialTokens):
     """Turns texts into ids for a model, and ids into text.
 
     Use `Tokenizer.from_folder(folder)`; calling the object tokenizes. Settings that may be assigned: `padding_side`,
-    `truncation_side` ("left", "right"), `model_max_length`, `model_input_names`, `src_lang`, `tgt_lang`, `chat_template` and the
-    special tokens, such as `tokenizer.pad_token = tokenizer.eos_token`.
+    `truncation_side` ("left", "right"), `model_max_length`, `model_input_names`, `src_lang`, `tgt_lang`,
+    `chat_template` and the special tokens, such as `tokenizer.pad_token = tokenizer.eos_token`.
     """
 
     is_fast = True
@@ -70,58 +70,6 @@ class Tokenizer(SpecialTokens):
         limit = "none" if self.model_max_length > USABLE_LIMIT else self.model_max_length
         return f"Tokenizer({self.class_name}, {len(self)} tokens, at most {limit}, special {self.special_tokens_map})"
 
-    # special tokens around the text
-
-    @property
-    def src_lang(self) -> str | None:
-        """The language code that goes with texts, where the kind of tokenizer has one."""
-        return self._src_lang
-
-    @src_lang.setter
-    def src_lang(self, code: str) -> None:
-        self._src_lang = code
-        self._set_post_processor()
-
-    def _set_post_processor(self, language: str | None = None) -> None:
-        """Put this kind's special tokens around texts; kinds without a pattern keep theirs, or get bos/eos as configured."""
-        post = self.kind.post
-        if post is None:
-            bos, eos = (bool(self.settings.get(f"add_{end}_token", False)) for end in ("bos", "eos"))
-            asked = "add_bos_token" in self.settings or "add_eos_token" in self.settings
-            if self.backend.post_processor is not None and self.kind.stored_post and not asked:
-                return
-            post = ends_post(bos and self.bos_token is not None, eos and self.eos_token is not None)
-        needed = {item.partition(":")[0] for item in f"{post.single} {post.pair}".split()} - {"$A", "$B"}
-        prompt = self._prompt() if "prompt" in needed else []
-        tokens = {name: self._placed(name, language) for name in needed - {"prompt"}}
-        tokens |= {f"prompt{i}": (text, self.convert_tokens_to_ids(text)) for i, text in enumerate(prompt)}
-        words = " ".join(f"prompt{i}" for i in range(len(prompt)))
-        post = Post(
-            single=post.single.replace("prompt", words), pair=post.pair.replace("prompt", words), trim=post.trim
-        )
-        attach(self.backend, "special tokens", post_processor=template(post, tokens, self.settings))
-
-    def _placed(self, name: str, language: str | None) -> tuple[str, int]:
-        text = (language or self._src_lang) if name == "lang" else self._named.get(f"{name}_token")
-        index = None if text is None else self.backend.token_to_id(str(text))
-        if text is None or index is None:
-            if name == "lang":
-                raise ValueError(f"language {text!r} is not in the vocabulary of this tokenizer")
-            raise ValueError(f"this {self.class_name} needs a {name}_token in its vocabulary; it has {text!r}")
-        return str(text), index
-
-    def _prompt(self) -> list[str]:
-        """What a speech decoder starts with: transcript, language, task, whether there are times."""
-        language, task = self.settings.get("language"), self.settings.get("task")
-        words = ["<|startoftranscript|>", f"<|{language}|>" if language else "", f"<|{task}|>" if task else ""]
-        if not self.settings.get("predict_timestamps"):
-            words.append("<|notimestamps|>")
-        return [word for word in words if word]
-
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens a text (or pair) gets."""
-        return self.backend.num_special_tokens_to_add(pair)
-
     # text to ids
 
     def __call__(
@@ -148,8 +96,8 @@ class Tokenizer(SpecialTokens):
     ) -> BatchEncoding:
         """Tokenize a text or a batch; lists of ids (a flat one for one text), or (B, T) tensors with `return_tensors`.
 
-        With `max_length` and neither padding nor truncation given, texts are cut. Texts longer than the model takes are not an
-        error here. `text_target` tokenizes for the decoder, under "labels" when `text` is given too.
+        With `max_length` and neither padding nor truncation given, texts are cut. Texts longer than the model takes
+        are not an error here. `text_target` tokenizes for the decoder, under "labels" when `text` is given too.
         """
         if text is None and text_target is None:
             raise ValueError("text is missing: pass text, text_target or both")
@@ -165,9 +113,9 @@ class Tokenizer(SpecialTokens):
         how = self._limits(padding, truncation, max_length, stride, padding_side, pad_to_multiple_of)
 
         def run(source: Text, pair: Text | None, *, target: bool) -> BatchEncoding:
-            items, batched = _items(source, pair, is_split_into_words)
+            items, batched = items_of(source, pair, is_split_into_words)
             rows = self._rows(items, how, add_special_tokens, is_split_into_words, target=target)
-            return _collect(rows, want, return_overflowing_tokens, return_tensors, flat=not batched)
+            return collect(rows, want, return_overflowing_tokens, return_tensors, flat=not batched)
 
         if text_target is None:
             assert text is not None
@@ -198,7 +146,9 @@ class Tokenizer(SpecialTokens):
         side = padding_side if padding_side is not None else self.padding_side
         _allowed("padding_side", side, ("left", "right"))
         _allowed("truncation_side", self.truncation_side, ("left", "right"))
-        if isinstance(max_length, bool) or (max_length is not None and not (isinstance(max_length, int) and max_length > 0)):
+        if isinstance(max_length, bool) or (
+            max_length is not None and not (isinstance(max_length, int) and max_length > 0)
+        ):
             raise ValueError(f"max_length is {max_length!r}; allowed: a whole number above 0, or None")
         if max_length is not None and max_length >= 1 << 31:
             raise ValueError(f"max_length is {max_length}; allowed: below 2**31")
@@ -218,7 +168,8 @@ class Tokenizer(SpecialTokens):
             return truncate, None
         if self.pad_token is None:
             raise ValueError(
-                "padding: this tokenizer has no pad_token; set one, for example tokenizer.pad_token = tokenizer.eos_token"
+                "padding: this tokenizer has no pad_token; set one, for example tokenizer.pad_token = "
+                "tokenizer.eos_token"
             )
         return truncate, {
             "length": max_length if pad == "max_length" else None,
@@ -246,9 +197,10 @@ class Tokenizer(SpecialTokens):
         if truncate is not None and special:
             pair = any(isinstance(item, tuple) for item in items)
             room = truncate["max_length"] - self.num_special_tokens_to_add(pair)
-            if room < 0 or truncate["stride"] and truncate["stride"] >= room:
+            if room < 0 or (truncate["stride"] and truncate["stride"] >= room):
                 raise ValueError(
-                    f"max_length is {truncate['max_length']}, which leaves {room} tokens for text beside the special tokens; "
+                    f"max_length is {truncate['max_length']}, which leaves {room} tokens for text beside the "
+                    f"special tokens; "
                     f"stride {truncate['stride']} needs more"
                 )
         with self._lock:  # padding and truncation are state of the backend
@@ -294,7 +246,7 @@ class Tokenizer(SpecialTokens):
 
     def tokenize(self, text: str, pair: str | None = None, *, add_special_tokens: bool = False) -> list[str]:
         """The tokens of a text as text."""
-        items, _ = _items(text, pair, False)
+        items, _ = items_of(text, pair, False)
         if self.coder is not None and not add_special_tokens:
             return [piece for part in (text, pair) if part for piece in self.coder.words(part, target=False)]
         return self._rows(items, (None, None), add_special_tokens, False, target=False)[0].tokens
@@ -311,7 +263,7 @@ class Tokenizer(SpecialTokens):
     ) -> BatchEncoding:
         """Pad encodings (a list of them, or a mapping of lists) to one length; other columns are kept as they are."""
         single = isinstance(encoded_inputs, Mapping)
-        columns = _columns(encoded_inputs)
+        columns = columns_of(encoded_inputs)
         if single and columns["input_ids"] and isinstance(columns["input_ids"][0], int):
             columns = {name: [value] for name, value in columns.items()}
         else:
@@ -325,7 +277,7 @@ class Tokenizer(SpecialTokens):
             fill = {"input_ids": pad["pad_id"], "attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
             for name, value in fill.items():
                 if name in columns:
-                    columns[name] = [_pad_row(row, length, value, pad["direction"]) for row in columns[name]]
+                    columns[name] = [pad_row(row, length, value, pad["direction"]) for row in columns[name]]
         if return_tensors is not None:
             return BatchEncoding(as_tensors(columns, return_tensors))
         return BatchEncoding({name: rows[0] for name, rows in columns.items()} if single else columns)
@@ -351,7 +303,7 @@ class Tokenizer(SpecialTokens):
         if self.coder is not None:
             return self.coder.decode(self.convert_ids_to_tokens(ids, skip), self.all_special_tokens)
         if skip and self.kind.prompt is not None:
-            ids = _after_prompt(ids, *(self.backend.token_to_id(token) for token in self.kind.prompt))
+            ids = after_prompt(ids, *(self.backend.token_to_id(token) for token in self.kind.prompt))
         return native("token_ids", lambda: self.backend.decode(ids, skip_special_tokens=skip))
 
     def _finish(self, text: str, clean_up: bool | None) -> str:
@@ -362,7 +314,8 @@ class Tokenizer(SpecialTokens):
         return re.sub(self.kind.erase, "", text) if self.kind.erase else text
 
     def cleans_up(self, asked: bool | None = None) -> bool:
-        """Whether decoding removes spaces before punctuation; never for byte-pair vocabularies, whose spaces are meant."""
+        """Whether decoding removes spaces before punctuation; never for byte-pair vocabularies, whose spaces are
+        meant."""
         asked = self.clean_up_tokenization_spaces if asked is None else asked
         return bool(asked) and type(self.backend.model).__name__ != "BPE"
 
@@ -397,8 +350,8 @@ class Tokenizer(SpecialTokens):
     ) -> Any:
         """A conversation ([{"role": ..., "content": ...}, ...], or a list of those) as the model's own prompt.
 
-        Gives ids, text (`tokenize=False`) or a BatchEncoding (`return_dict=True`). `variables` are seen by the template. ValueError
-        carries the template's own message, or says which limit it went over.
+        Gives ids, text (`tokenize=False`) or a BatchEncoding (`return_dict=True`). `variables` are seen by the
+        template. ValueError carries the template's own message, or says which limit it went over.
         """
         if not conversation:
             raise ValueError("conversation is empty; pass at least one message")
@@ -442,106 +395,3 @@ def _wanted(asked: bool | None, default: bool) -> bool:
 def _allowed(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}, True, False")
-
-
-def _after_prompt(ids: list[int], begin: int | None, end: int | None) -> list[int]:
-    """Without the words given to a speech decoder as context."""
-    if ids and ids[0] == begin:
-        return ids[ids.index(end) :] if end in ids else []
-    return ids
-
-
-def _pad_row(row: Sequence[int], length: int, value: int, side: str) -> list[int]:
-    gap = [value] * max(0, length - len(row))
-    return gap + list(row) if side == "left" else list(row) + gap
-
-
-def _columns(encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    if not isinstance(encoded, Mapping):
-        encoded = {name: [row[name] for row in encoded] for name in (encoded[0] if encoded else ())}
-    if "input_ids" not in encoded:
-        raise ValueError(f"encoded_inputs has no input_ids; it has {', '.join(encoded) or 'nothing'}")
-
-    def plain(value: Any) -> Any:
-        if hasattr(value, "tolist"):
-            return value.tolist()
-        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-    return {name: plain(value) for name, value in encoded.items()}
-
-
-def _is_words(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
-
-
-def _items(text: Any, pair: Any, words: bool) -> tuple[list[Any], bool]:
-    """What the backend reads, one item a row, and whether it is a batch; ValueError for anything that is no text."""
-    listed = isinstance(text, (list, tuple))
-    batched = listed and (not words or (len(text) > 0 and isinstance(text[0], (list, tuple))))
-    fits = _is_words if words else (lambda value: isinstance(value, str))
-
-    def check(value: Any, name: str) -> Any:
-        if fits(value):
-            return value
-        wanted = "a list of words" if words else "text"
-        raise ValueError(f"{name} holds {str(value)[:80]!r} ({type(value).__name__}); allowed: {wanted}, or a list of such")
-
-    if not batched:
-        check(text, "text")
-        return [(text, check(pair, "text_pair")) if pair else text], False
-    if not text:
-        raise ValueError("text is an empty list; pass at least one text")
-    if pair is None:
-        rows = []
-        for item in text:
-            both = isinstance(item, (tuple, list)) and len(item) == 2 and all(fits(part) for part in item)
-            rows.append(tuple(item) if both and not fits(item) else check(item, "text"))
-        return rows, True
-    if not isinstance(pair, (list, tuple)) or len(pair) != len(text):
-        raise ValueError(f"text_pair should be a list as long as text ({len(text)})")
-    return [(check(a, "text"), check(b, "text_pair")) for a, b in zip(text, pair, strict=True)], True
-
-
-def _collect(
-    rows: list[Any], want: Mapping[str, bool], overflow: bool, tensors: str | None, *, flat: bool
-) -> BatchEncoding:
-    """Encodings as one mapping; with `overflow`, the windows that truncation cut off become rows of their own."""
-    kept = [part for row in rows for part in ((row, *row.overflowing) if overflow else (row,))]
-    data: dict[str, Any] = {"input_ids": [part.ids for part in kept]}
-    for name, read in (
-        ("token_type_ids", lambda part: part.type_ids),
-        ("attention_mask", lambda part: part.attention_mask),
-        ("special_tokens_mask", lambda part: part.special_tokens_mask),
-        ("offset_mapping", lambda part: part.offsets),
-        ("length", lambda part: len(part.ids)),
-    ):
-        if want[name]:
-            data[name] = [read(part) for part in kept]
-    if overflow:
-        data["overflow_to_sample_mapping"] = [i for i, row in enumerate(rows) for _ in range(1 + len(row.overflowing))]
-    if tensors is not None:
-        data = as_tensors(data, tensors)
-    elif flat and not overflow:
-        data = {name: value[0] if isinstance(value[0], list) else value for name, value in data.items()}
-    return BatchEncoding(data, kept)
-
-
-_CLEANED = (
-    (" .", "."),
-    (" ?", "?"),
-    (" !", "!"),
-    (" ,", ","),
-    (" ' ", "'"),
-    (" n't", "n't"),
-    (" 'm", "'m"),
-    (" 's", "'s"),
-    (" 've", "'ve"),
-    (" 're", "'re"),
-)
-
-
-def clean_up_spaces(text: str) -> str:
-    """Text without the spaces that a word tokenizer leaves before punctuation and English contractions."""
-    for spaced, joined in _CLEANED:
-        text = text.replace(spaced, joined)
-    return text

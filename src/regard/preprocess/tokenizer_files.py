@@ -61,7 +61,8 @@ def parse_json(text: str, path: Path) -> dict[str, Any]:
 class TokenizerFiles:
     """What a folder holds for a tokenizer: parsed small files, and paths of the vocabularies.
 
-    `config` is tokenizer_config.json ({} when absent), `templates` the chat templates by name, `present` the known files by name.
+    `config` is tokenizer_config.json ({} when absent), `templates` the chat templates by name, `present` the known
+    files by name.
     """
 
     folder: Path

@@ -1,7 +1,7 @@
 """The kinds of tokenizer that checkpoints name, as data.
 
-A kind says which model reads the vocabulary, how text is prepared before it and joined after it (`tokenizer_parts`), which
-special tokens it has and where they go. The facts are those of the published tokenizers of each family.
+A kind says which model reads the vocabulary, how text is prepared before it and joined after it (`tokenizer_parts`),
+which special tokens it has and where they go. The facts are those of the published tokenizers of each family.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ TYPED = ("input_ids", "token_type_ids", "attention_mask")
 
 @dataclass(frozen=True, kw_only=True)
 class Post:
-    """Where special tokens go, as "cls $A sep $B:1 sep:1": token names or $A/$B, each with :type when the type is not 0.
+    """Where special tokens go, as "cls $A sep $B:1 sep:1": token names or $A/$B, each with :type when the type is
+    not 0.
 
     With `trim` set, offsets leave out surrounding whitespace and all types are 0 (the form that RoBERTa introduced).
     """
@@ -30,7 +31,8 @@ class Post:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of tokenizer; see the module's text. `post` None: what tokenizer.json says, else bos/eos as configured."""
+    """One kind of tokenizer; see the module's text. `post` None: what tokenizer.json says, else bos/eos as
+    configured."""
 
     model: Literal["WordPiece", "BPE", "Unigram"]
     tokens: Mapping[str, str] = field(default_factory=dict)
@@ -264,9 +266,9 @@ KINDS: dict[str, Kind] = {
         post=_BERT_POST,
     ),
 }
-for _name in "Electra LayoutLM MobileBert SqueezeBert Lxmert ConvBert".split():
+for _name in ["Electra", "LayoutLM", "MobileBert", "SqueezeBert", "Lxmert", "ConvBert"]:
     KINDS[f"{_name}Tokenizer"] = KINDS["BertTokenizer"]
-for _name in "Bart Longformer LED Mvp".split():
+for _name in ["Bart", "Longformer", "LED", "Mvp"]:
     KINDS[f"{_name}Tokenizer"] = KINDS["RobertaTokenizer"]
 KINDS["MT5Tokenizer"] = KINDS["T5Tokenizer"]
 
@@ -277,12 +279,14 @@ GENERIC = "PreTrainedTokenizerFast"  # tokenizer.json, or a bare SentencePiece m
 _MODEL_TYPES = {
     "BertTokenizer": "align bert bros chinese_clip convbert distilbert electra ernie flava git grounding-dino layoutlm "
     "megatron-bert mm-grounding-dino mobilebert nezha nomic_bert qdqbert squeezebert tvp vilt visual_bert blip lxmert",
-    "RobertaTokenizer": "bart bridgetower clap data2vec-text ibert lilt longformer mega mra roberta roberta-prelayernorm led mvp",
+    "RobertaTokenizer": "bart bridgetower clap data2vec-text ibert lilt longformer mega mra roberta "
+    "roberta-prelayernorm led mvp",
     "GPT2Tokenizer": "blip-2 codegen dbrx gpt2 gpt_neo gptj instructblip opt phi starcoder2",
     "GPTNeoXTokenizer": "falcon_mamba gpt_neox mamba mamba2 mpt olmo olmoe rwkv xlstm",
     "CLIPTokenizer": "aimv2 clip clipseg groupvit omdet-turbo oneformer owlv2 owlvit sam3 xclip",
     "GemmaTokenizer": "gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text recurrent_gemma shieldgemma2 t5gemma",
-    "Qwen2Tokenizer": "audioflamingo3 colqwen2 internvl ovis2 qwen2 qwen2_5_vl qwen2_audio qwen2_moe qwen2_vl qwen3 qwen3_moe "
+    "Qwen2Tokenizer": "audioflamingo3 colqwen2 internvl ovis2 qwen2 qwen2_5_vl qwen2_audio qwen2_moe qwen2_vl "
+    "qwen3 qwen3_moe "
     "qwen3_next qwen3_vl",
     "T5Tokenizer": "mt5 musicgen musicgen_melody switch_transformers t5",
     "XLMRobertaTokenizer": "gte metaclip_2 trocr xlm-roberta xmod",
@@ -300,19 +304,35 @@ _MODEL_TYPES = {
     "XGLMTokenizer": "xglm",
     "WhisperTokenizer": "whisper",
     MARIAN: "marian",
-    GENERIC: "beam bigbird_pegasus flex_olmo glm glm4 gpt_bigcode granite granitemoe ministral mistral mixtral nystromformer "
-    "olmo2 olmo3 pegasus_x persimmon pixtral stablelm umt5 voxtral xlm-roberta-xl modernbert modernbert-decoder phi3 phimoe "
+    GENERIC: "beam bigbird_pegasus flex_olmo glm glm4 gpt_bigcode granite granitemoe ministral mistral mixtral "
+    "nystromformer "
+    "olmo2 olmo3 pegasus_x persimmon pixtral stablelm umt5 voxtral xlm-roberta-xl modernbert modernbert-decoder "
+    "phi3 phimoe "
     "llava llava_next nemotron siglip2 vipllava minimax_m2 molmo jamba",
 }
 MODEL_TYPES: dict[str, str] = {kind: name for name, kinds in _MODEL_TYPES.items() for kind in kinds.split()}
 # Published folders of these model types name a class that is not the one their files need.
 MISNAMED = frozenset(
-    "qwen2 modernbert modernbert-decoder phi3 phimoe llava llava_next nemotron siglip2 vipllava molmo jamba".split()
+    [
+        "qwen2",
+        "modernbert",
+        "modernbert-decoder",
+        "phi3",
+        "phimoe",
+        "llava",
+        "llava_next",
+        "nemotron",
+        "siglip2",
+        "vipllava",
+        "molmo",
+        "jamba",
+    ]
 )
 
 
 def choose_kind(class_name: str | None, model_type: str | None, *, byte_level_json: bool) -> str:
-    """The name in KINDS (or MARIAN, GENERIC) for a folder's tokenizer class and model type, either of which may be missing.
+    """The name in KINDS (or MARIAN, GENERIC) for a folder's tokenizer class and model type, either of which may be
+    missing.
 
     `byte_level_json`: tokenizer.json is byte-level, which rules out the Llama kind even when a folder names it.
     """

@@ -1,6 +1,7 @@
 """The parts that kinds of tokenizer are made of, in the words of tokenizer.json.
 
-Each function makes one part from tokenizer_config.json (`settings`) and the compiled replacement table of a SentencePiece model
+Each function makes one part from tokenizer_config.json (`settings`) and the compiled replacement table of a
+SentencePiece model
 (`charsmap`, empty when there is none). The facts are those of the published tokenizers of each family.
 """
 
@@ -22,12 +23,64 @@ QWEN_PATTERN = (
 )
 CLIP_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 MBART_LANGUAGES = tuple(
-    "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX ro_RO "
-    "ru_RU si_LK tr_TR vi_VN zh_CN".split()
+    [
+        "ar_AR",
+        "cs_CZ",
+        "de_DE",
+        "en_XX",
+        "es_XX",
+        "et_EE",
+        "fi_FI",
+        "fr_XX",
+        "gu_IN",
+        "hi_IN",
+        "it_IT",
+        "ja_XX",
+        "kk_KZ",
+        "ko_KR",
+        "lt_LT",
+        "lv_LV",
+        "my_MM",
+        "ne_NP",
+        "nl_XX",
+        "ro_RO",
+        "ru_RU",
+        "si_LK",
+        "tr_TR",
+        "vi_VN",
+        "zh_CN",
+    ]
 )
 MBART50_LANGUAGES = MBART_LANGUAGES + tuple(
-    "af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN te_IN "
-    "th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI".split()
+    [
+        "af_ZA",
+        "az_AZ",
+        "bn_IN",
+        "fa_IR",
+        "he_IL",
+        "hr_HR",
+        "id_ID",
+        "ka_GE",
+        "km_KH",
+        "mk_MK",
+        "ml_IN",
+        "mn_MN",
+        "mr_IN",
+        "pl_PL",
+        "ps_AF",
+        "pt_XX",
+        "sv_SE",
+        "sw_KE",
+        "ta_IN",
+        "te_IN",
+        "th_TH",
+        "tl_XX",
+        "uk_UA",
+        "ur_PK",
+        "xh_ZA",
+        "gl_ES",
+        "sl_SI",
+    ]
 )
 
 
