@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regard.config import ModelConfig, TowerConfig
 from regard.nn import Context, KVCache, LanguageHead, Stack, build, initialise
-from regard.nn.context import cached, packed, padded, with_memory
+from regard.nn.context import with_memory
 from regard.nn.head import Ends
 
 
@@ -29,17 +29,20 @@ class Output(dict[str, Any]):
 
 
 class Tower(nn.Module):
-    """A front-end and a stack: ids -> hidden states (..., C) in the context's layout."""
+    """A front-end and a stack: whatever the front-end reads -> hidden states (..., C), and their context."""
 
     def __init__(self, config: TowerConfig):
         super().__init__()
-        self.front = build(config.front)
+        self.front: nn.Module = build(config.front)
         self.stack: Stack = build(config.stack)
 
-    def forward(
-        self, ctx: Context, ids: Tensor | None, segments: Tensor | None = None, vectors: Tensor | None = None
-    ) -> Tensor:
-        return self.stack(self.front(ids, ctx.positions, segments, vectors), ctx)
+    def forward(self, *inputs: Any, memory: Memory | None = None, **named: Any) -> tuple[Tensor, Context]:
+        """Arguments are the front-end's; `memory` is what cross-attention looks at."""
+        x, ctx = self.front(*inputs, **named)
+        if memory is not None:
+            memory = memory if ctx.lengths is not None else memory.padded()
+            with_memory(ctx, memory.hidden, memory.valid, memory.lengths)
+        return self.stack(x, ctx), ctx
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Memory:
     hidden: Tensor
     valid: Tensor | None = None
     lengths: tuple[int, ...] | None = None
+    ids: Tensor | None = None
 
     def padded(self) -> Memory:
         """The same with one row per sequence."""
@@ -129,48 +133,19 @@ class SingleTower(Model):
         """The only tower."""
         return next(self.towers())
 
-    def hidden(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *,
-        position_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
-        cache: KVCache | None = None,
-    ) -> tuple[Tensor, Context]:
+    def hidden(self, *inputs: Any, **named: Any) -> tuple[Tensor, Context]:
         """Last hidden states, (B, T, C) or packed (N, C), and the context; arguments as in `forward`."""
-        ctx = context(self.tower, input_ids, attention_mask, position_ids, inputs_embeds, lengths, cache)
-        return self.tower(ctx, input_ids, token_type_ids, inputs_embeds), ctx
+        hidden, ctx = self.tower(*inputs, **named)
+        return hidden, ctx
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *,
-        position_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
-        cache: KVCache | None = None,
-    ) -> Output:
-        """input_ids (B, T) with attention_mask (B, T), padded on either side; or packed (N,) with `lengths`.
+    def forward(self, *inputs: Any, **named: Any) -> Output:
+        """Arguments are those of the model's front-end; for text see `regard.nn.Embedding.forward`: input_ids (B, T),
+        attention_mask (B, T), and by name position_ids, token_type_ids, inputs_embeds, lengths, cache.
 
-        Positions follow the mask unless `position_ids` says otherwise, so that padding never changes a result. With a
-        `cache`, the tokens continue its rows (padding on the right only). Returns `last_hidden_state` and what the
-        head gives. Raises ValueError for ids outside the vocabulary and for input beyond the model's length.
+        Returns `last_hidden_state` and what the head gives, such as `logits`.
         """
-        hidden, ctx = self.hidden(
-            input_ids,
-            attention_mask,
-            position_ids=position_ids,
-            token_type_ids=token_type_ids,
-            inputs_embeds=inputs_embeds,
-            lengths=lengths,
-            cache=cache,
-        )
-        return _output(self.head(hidden, Ends(ctx, input_ids, self.config.tokens.eos)), hidden)
+        hidden, ctx = self.hidden(*inputs, **named)
+        return _output(self.head(hidden, Ends(ctx, ctx.ids, self.config.tokens.eos)), hidden)
 
 
 class EncoderDecoder(Model):
@@ -179,17 +154,10 @@ class EncoderDecoder(Model):
     encoder: Tower
     decoder: Tower
 
-    def encode(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *,
-        inputs_embeds: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
-    ) -> Memory:
-        """Read (B, S) ids, or packed (M,) with `lengths`."""
-        ctx = context(self.encoder, input_ids, attention_mask, None, inputs_embeds, lengths, None)
-        return Memory(self.encoder(ctx, input_ids, vectors=inputs_embeds), ctx.groups[0].q_valid, ctx.lengths)
+    def encode(self, *inputs: Any, **named: Any) -> Memory:
+        """Read what the encoder's front-end takes: (B, S) ids, packed (M,) with `lengths`, ..."""
+        hidden, ctx = self.encoder(*inputs, **named)
+        return Memory(hidden, ctx.groups[0].q_valid, ctx.lengths, ctx.ids)
 
     def hidden(
         self,
@@ -201,40 +169,42 @@ class EncoderDecoder(Model):
         cache: KVCache | None = None,
     ) -> tuple[Tensor, Context]:
         """Last hidden states of the decoder, (B, T, C) or packed (N, C), and the context."""
-        if lengths is None:
-            memory = memory.padded()
-        ctx = context(self.decoder, decoder_input_ids, decoder_attention_mask, None, None, lengths, cache)
-        ctx = with_memory(ctx, memory.hidden, memory.valid, memory.lengths)
-        return self.decoder(ctx, decoder_input_ids), ctx
+        hidden, ctx = self.decoder(
+            decoder_input_ids, decoder_attention_mask, lengths=lengths, cache=cache, memory=memory
+        )
+        return hidden, ctx
+
+    def shifted(self, ids: Tensor, mask: Tensor | None = None, lengths: Sequence[int] | None = None) -> Tensor:
+        """What the decoder is given so that it writes `ids`: every sequence moved right by one."""
+        tokens = self.config.tokens
+        return shift_right(ids, None if tokens.last_starts else tokens.decoder_start, mask, lengths)
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        *inputs: Any,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
-        *,
-        inputs_embeds: Tensor | None = None,
-        encoder_outputs: Memory | None = None,
-        lengths: Sequence[int] | None = None,
         decoder_lengths: Sequence[int] | None = None,
+        encoder_outputs: Memory | None = None,
         cache: KVCache | None = None,
+        **named: Any,
     ) -> Output:
-        """input_ids (B, S) and decoder_input_ids (B, T), or both packed with their lengths.
+        """The encoder's input as in `encode`, and decoder_input_ids (B, T), or packed with `decoder_lengths`.
 
         Without decoder_input_ids the decoder gets the input shifted right, as for denoising and classification.
         `encoder_outputs` (from `encode`) saves reading again.
         """
-        memory = encoder_outputs or self.encode(input_ids, attention_mask, inputs_embeds=inputs_embeds, lengths=lengths)
+        memory = self.encode(*inputs, **named) if encoder_outputs is None else encoder_outputs
         if decoder_input_ids is None:
-            if input_ids is None:
+            if memory.ids is None:
                 raise ValueError("decoder_input_ids is missing, and there are no input_ids to shift right")
-            decoder_input_ids = shift_right(input_ids, self.config.tokens.decoder_start, attention_mask, lengths)
-            decoder_attention_mask, decoder_lengths = attention_mask, lengths
+            valid, decoder_lengths = memory.valid, memory.lengths
+            decoder_input_ids = self.shifted(memory.ids, valid, decoder_lengths)
+            decoder_attention_mask = None if valid is None else valid.long()
         hidden, ctx = self.hidden(
             decoder_input_ids, memory, decoder_attention_mask, lengths=decoder_lengths, cache=cache
         )
-        out = _output(self.head(hidden, Ends(ctx, input_ids, self.config.tokens.eos)), hidden)
+        out = _output(self.head(hidden, Ends(ctx, memory.ids, self.config.tokens.eos)), hidden)
         return Output(out, encoder_last_hidden_state=memory.hidden)
 
 
@@ -252,87 +222,6 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Model:
         initialise(model, config.init, None if seed is None else torch.Generator().manual_seed(seed))
     model.tie()
     return model
-
-
-def context(
-    tower: Tower,
-    ids: Tensor | None,
-    mask: Tensor | None,
-    positions: Tensor | None,
-    vectors: Tensor | None,
-    lengths: Sequence[int] | None,
-    cache: KVCache | None,
-) -> Context:
-    """Check what was passed in and say how it is laid out: padded, packed or continuing a cache."""
-    tokens = ids if ids is not None else vectors
-    if tokens is None or (ids is not None and vectors is not None):
-        raise ValueError("pass either input_ids or inputs_embeds")
-    shape = tokens.shape if ids is not None else tokens.shape[:-1]
-    if ids is not None:
-        _check_ids(ids, tower.front.config.vocab_size)
-    if lengths is not None:
-        if len(shape) != 1 or sum(lengths) != shape[0] or min(lengths, default=0) < 1:
-            raise ValueError(
-                f"packed input has shape {tuple(shape)}; allowed: one axis of sum(lengths) = {sum(lengths)}"
-            )
-        if mask is not None or positions is not None:
-            raise ValueError("packed input (lengths=...) takes neither attention_mask nor position_ids")
-        check_length(max(lengths), tower.front.limit)
-        return packed(lengths, tokens.device, cache)
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(
-            f"input has shape {tuple(shape)}; allowed: (batch, tokens), both at least 1; or packed with lengths="
-        )
-    if mask is not None and mask.shape != shape:
-        raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; the input has {tuple(shape)}")
-    if cache is not None:
-        return _continue(tower, shape, tokens.device, mask, cache)
-    check_length(shape[1], tower.front.limit, mask)
-    if mask is None:
-        plain = torch.arange(shape[1], device=tokens.device).expand(shape)
-        return padded(plain, aligned=True) if positions is None else padded(positions.expand(shape))
-    valid = mask.bool()
-    if positions is None:
-        positions = (valid.long().cumsum(1) - 1).clamp(min=0)
-    return padded(positions.expand(shape), valid)
-
-
-def _continue(tower: Tower, shape: Sequence[int], device: torch.device, mask: Tensor | None, cache: KVCache) -> Context:
-    rows, width = shape
-    counts = [width] * rows if mask is None else [int(n) for n in mask.sum(1)]
-    if mask is not None and bool((mask[:, 1:] > mask[:, :-1]).any()):
-        raise ValueError(
-            "with a cache, padding must be on the right; `generate` rearranges left-padded prompts by itself"
-        )
-    starts = cache.lengths or [0] * rows
-    check_length(max(s + c for s, c in zip(starts, counts, strict=True)), tower.front.limit)
-    positions = torch.arange(width, device=device) + torch.tensor(starts, device=device)[:, None]
-    if tower.front.limit is not None:
-        positions = positions.clamp(max=tower.front.limit - 1)  # only padding lies beyond
-    return cached(positions, counts, cache)
-
-
-def check_length(length: int, limit: int | None, mask: Tensor | None = None) -> None:
-    """Raise a ValueError that names both numbers if an input is longer than the model's positions."""
-    if limit is None or length <= limit:
-        return
-    if mask is not None:
-        length = int(mask.sum(1).max())
-    if length > limit:
-        raise ValueError(f"input has {length} tokens; this model takes at most {limit}; pass truncation=True to cut it")
-
-
-def _check_ids(ids: Tensor, vocab_size: int) -> None:
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"input_ids has type {ids.dtype}; allowed: torch.int64 or torch.int32")
-    if torch.compiler.is_compiling() or ids.device.type != "cpu" or ids.numel() == 0:
-        return
-    low, high = (int(x) for x in ids.aminmax())
-    if low < 0 or high >= vocab_size:
-        wrong = low if low < 0 else high
-        raise ValueError(
-            f"input_ids holds {wrong}; this model's vocabulary has {vocab_size} ids, 0 to {vocab_size - 1}"
-        )
 
 
 def shift_right(

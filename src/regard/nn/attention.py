@@ -62,16 +62,23 @@ class Attention(nn.Module):
             return self._cross(x, ctx)
         c = self.config
         q, k, v = self._heads(self.q(x), self.q_norm), self._heads(self.k(x), self.k_norm), self._heads(self.v(x), None)
+        turned = k
         if c.rope is not None:
-            cos, sin = ctx.rotary(c.rope)
-            q = rotate(q, cos, sin, interleaved=c.rope.interleaved)
-            k = rotate(k, cos, sin, interleaved=c.rope.interleaved)
-        ks, vs = rectangles(k, ctx.lengths), rectangles(v, ctx.lengths)
+            q = rotate(q, *ctx.rotary(c.rope), c.rope.interleaved)
+            turned = rotate(k, *ctx.rotary(c.rope), c.rope.interleaved)
+        ks, vs = rectangles(turned, ctx.lengths), rectangles(v, ctx.lengths)
         if ctx.cache is not None:
-            stored = ctx.cache.update(ctx.layer, k, v)
+            late = c.rope is not None and c.rope.by_length  # such keys are kept as they are, and turned when read
+            keys, values = ctx.cache.update(ctx.layer, k if late else turned, v)
             if ctx.lengths is None:  # packed rows are new: what they may see is all at hand
-                ks, vs = [stored[0]], [stored[1]]
+                ks, vs = [self._turned_late(keys, ctx) if late else keys], [values]
         return self._attended(q, ks, vs, ctx.groups, ctx)
+
+    def _turned_late(self, keys: Tensor, ctx: Context) -> Tensor:  # (B, Hkv, S, D)
+        rope = self.config.rope
+        assert rope is not None
+        cos, sin = ctx.rotary(rope, keys=True)
+        return rotate(keys, cos.transpose(1, 2), sin.transpose(1, 2), rope.interleaved)
 
     def _cross(self, x: Tensor, ctx: Context) -> Tensor:
         q = self._heads(self.q(x), self.q_norm)

@@ -74,12 +74,13 @@ class Group:
 class Context:
     """One forward pass. `positions` has the shape of the tokens: (B, T) padded or (N,) packed.
 
-    `groups` are the rectangles of self-attention, `memory_groups` those of cross-attention over `memory`.
-    `lengths` is set for packed tokens; `layer` is the running step of the stack.
+    `ids` are the tokens, where there are any. `groups` are the rectangles of self-attention, `memory_groups` those of
+    cross-attention over `memory`. `lengths` is set for packed tokens; `layer` is the running step of the stack.
     """
 
     positions: Tensor
     groups: list[Group]
+    ids: Tensor | None = None
     lengths: tuple[int, ...] | None = None
     memory: Tensor | None = None
     memory_groups: list[Group] = field(default_factory=list)
@@ -87,13 +88,23 @@ class Context:
     cache: KVCache | None = None
     layer: int = 0
     losses: list[Tensor] = field(default_factory=list)
-    _angles: dict[RopeConfig, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _angles: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def rotary(self, config: RopeConfig) -> tuple[Tensor, Tensor]:
-        """Rotary cosines and sines of this pass's positions, computed once per distinct config."""
-        if config not in self._angles:
-            self._angles[config] = rotary(self.positions, config)
-        return self._angles[config]
+    def rotary(self, config: RopeConfig, *, keys: bool = False) -> tuple[Tensor, Tensor]:
+        """Rotary cosines and sines of this pass's tokens, or of all `keys` in the cache; once per distinct config."""
+        if (config, keys) not in self._angles:
+            positions = self.groups[0].k.positions if keys else self.positions
+            self._angles[config, keys] = rotary(positions, config, self.totals() if config.by_length else None)
+        return self._angles[config, keys]
+
+    def totals(self) -> Tensor:
+        """How many tokens each token's sequence has, those in the cache included; broadcastable to positions."""
+        if self.lengths is not None:
+            counts = torch.tensor(self.lengths, device=self.positions.device)
+            return counts.repeat_interleave(counts)
+        if self.cache is not None:
+            return torch.tensor(self.cache.lengths, device=self.positions.device)[:, None]
+        return self.positions.amax(1, keepdim=True) + 1
 
 
 def runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
@@ -137,7 +148,7 @@ def packed(lengths: Sequence[int], device: torch.device, cache: KVCache | None =
         if cache.lengths:
             raise ValueError("packed input starts new rows, but the cache already holds some; pass a new KVCache")
         cache.reserve(lengths, positions)
-    return Context(positions, groups, tuple(lengths), cache=cache)
+    return Context(positions, groups, lengths=tuple(lengths), cache=cache)
 
 
 def cached(positions: Tensor, counts: Sequence[int], cache: KVCache) -> Context:

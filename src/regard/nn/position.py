@@ -46,8 +46,11 @@ def _yarn(rate: Tensor, config: RopeConfig, s: YarnScaling) -> Tensor:
     return rate / s.factor * ramp + rate * (1 - ramp)
 
 
-def rotary(positions: Tensor, config: RopeConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each position's angles: (...) -> two of (..., 1, dim) float32, ready for (..., H, dim)."""
+def rotary(positions: Tensor, config: RopeConfig, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of each position's angles: (...) -> two of (..., 1, dim) float32, ready for (..., H, dim).
+
+    `lengths`, broadcastable to positions, is how long each token's sequence is: asked for where `config.by_length`.
+    """
     half = torch.arange(0, config.dim, 2, device=positions.device, dtype=torch.float32) / config.dim
     scaling, factor = config.scaling, 1.0
     rate = 1.0 / config.theta**half
@@ -58,19 +61,21 @@ def rotary(positions: Tensor, config: RopeConfig) -> tuple[Tensor, Tensor]:
     elif isinstance(scaling, YarnScaling):
         rate, factor = _yarn(rate, config, scaling), scaling.attention_factor
     elif isinstance(scaling, DynamicScaling):
-        length = max(int(positions.max()) + 1, scaling.original_length)
+        assert lengths is not None
+        length = lengths.clamp(min=scaling.original_length)[..., None, None]
         grown = scaling.factor * length / scaling.original_length - (scaling.factor - 1)
         rate = 1.0 / (config.theta * grown ** (config.dim / (config.dim - 2))) ** half
     elif isinstance(scaling, LongScaling):
-        beyond = int(positions.max()) + 1 > scaling.original_length
-        divisor = torch.tensor(scaling.long if beyond else scaling.short, device=rate.device)
-        rate, factor = rate / divisor, scaling.attention_factor
+        assert lengths is not None
+        beyond = (lengths > scaling.original_length)[..., None, None]
+        short, long = rate.new_tensor(scaling.short), rate.new_tensor(scaling.long)
+        rate, factor = rate / torch.where(beyond, long, short), scaling.attention_factor
     angle = positions[..., None, None].float() * rate
     angle = angle.repeat_interleave(2, -1) if config.interleaved else torch.cat([angle, angle], -1)
     return angle.cos() * factor, angle.sin() * factor
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
     """Turn the first channels of every head by its position's angle. (..., H, D) -> (..., H, D)."""
     dim = cos.shape[-1]
     turned, rest = x[..., :dim], x[..., dim:]
