@@ -38,11 +38,11 @@ def pair(folder: Callable[[str], Path]) -> Callable[[str], tuple[Any, Tokenizer]
     def get(name: str) -> tuple[Any, Tokenizer]:
         if name not in made:
             path = folder(name)
-            config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-            kind = getattr(transformers, config["tokenizer_class"])
-            auto = (path / "config.json").exists() and name != "marian"
-            reference = (transformers.AutoTokenizer if auto else kind).from_pretrained(path)
-            made[name] = (reference, Tokenizer.from_folder(path))
+            kind = transformers.AutoTokenizer
+            if not (path / "config.json").exists():
+                config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+                kind = getattr(transformers, config["tokenizer_class"])
+            made[name] = (kind.from_pretrained(path), Tokenizer.from_folder(path))
         return made[name]
 
     return get

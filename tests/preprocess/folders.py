@@ -221,6 +221,26 @@ def _older_specials(folder: Path) -> None:
     _write(folder, "added_tokens.json", {"newword": size, "<extra>": size + 1})
 
 
+def _clip(folder: Path) -> None:
+    """Byte-level pieces that also mark the end of words."""
+    made = tokenizers.Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        initial_alphabet=letters,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        special_tokens=list(CLIP),
+    )
+    made.train_from_iterator(text(), trainer)
+    model = json.loads(made.to_str())["model"]
+    _write(folder, "vocab.json", model["vocab"])
+    (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]) + "\n", encoding="utf-8")
+    _config(folder, "CLIPTokenizer", model_max_length=77)
+
+
 def _marian(folder: Path) -> None:
     (folder / "source.spm").write_bytes(spm("unigram", normalization_rule_name="nmt_nfkc"))
     (folder / "target.spm").write_bytes(spm("unigram", normalization_rule_name="nmt_nfkc", byte_fallback=False))
@@ -236,6 +256,17 @@ def _marian(folder: Path) -> None:
     _write(folder, "vocab.json", {word: index for index, word in enumerate(dict.fromkeys(words))})
     _write(folder, "config.json", {"model_type": "marian"})
     _config(folder, "MarianTokenizer", source_lang="en", target_lang="fr", model_max_length=512)
+
+
+def _by_model_type(name: str, model_type: str) -> Callable[[Path], None]:
+    """Another folder without tokenizer_config.json: only config.json tells the kind."""
+
+    def make(folder: Path) -> None:
+        FOLDERS[name](folder)
+        (folder / "tokenizer_config.json").unlink()
+        _write(folder, "config.json", {"model_type": model_type})
+
+    return make
 
 
 def _resaved(name: str) -> Callable[[Path], None]:
@@ -254,6 +285,7 @@ def _resaved(name: str) -> Callable[[Path], None]:
 
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CLIP = ("<|startoftext|>", "<|endoftext|>")
 ANGLES = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _T5: dict[str, Any] = dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
 _BRACKETS: dict[str, Any] = dict(
@@ -278,6 +310,14 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
         ("<|endoftext|>",), "Qwen2Tokenizer", additional_special_tokens=["<|im_start|>", "<|im_end|>"]
     ),
     "deberta": _byte_files(BERT, "DebertaTokenizer"),
+    "clip": _clip,
+    "whisper": _byte_files(
+        ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>", "<|startofprev|>"),
+        "WhisperTokenizer",
+        language="en",
+        task="transcribe",
+        additional_special_tokens=["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>", "<|0.00|>"],
+    ),
     "openai-gpt": lambda folder: (
         _bpe_files(folder, ("<unk>",), suffix="</w>", lower=True),
         _config(folder, "OpenAIGPTTokenizer"),
@@ -326,6 +366,11 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     ),
     "bare-bpe": _spm_file("tokenizer.model", "PreTrainedTokenizerFast", "bpe", train=_BYTES),
     "marian": _marian,
+    "bert-by-type": _by_model_type("bert", "bert"),
+    "bart-by-type": _by_model_type("bart", "bart"),
+    "xlm-roberta-by-type": _by_model_type("xlm-roberta", "xlm-roberta"),
+    "t5-by-type": _by_model_type("t5", "mt5"),
+    "clip-json": _resaved("clip"),
     "t5-json": _resaved("t5"),
     "albert-json": _resaved("albert"),
     "mbart-json": _resaved("mbart"),

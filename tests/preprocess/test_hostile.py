@@ -22,7 +22,14 @@ Get = Callable[[str], Path]
 
 def _stored(**changes: Any) -> dict[str, Any]:
     model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1, "b": 2}, "unk_token": "[UNK]"}
-    base = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "model": model}
+    base = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "model": model,
+    }
     return {**base, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None, **changes}
 
 
@@ -47,7 +54,9 @@ BROKEN: dict[str, Any] = {
     "cut": '{"version": "1.0", "model": {',
     "list": [],
     "deep": '{"model": ' + "[" * 100_000 + "]" * 100_000 + "}",
-    "deep-normalizer": '{"normalizer": ' + '{"type":"Sequence","normalizers":[' * 400 + "]}" * 400
+    "deep-normalizer": '{"normalizer": '
+    + '{"type":"Sequence","normalizers":[' * 400
+    + "]}" * 400
     + ', "model": {"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}',
     "no-model": {"version": "1.0"},
     "model-text": _stored(model="BPE"),
@@ -67,7 +76,9 @@ BROKEN: dict[str, Any] = {
     "added-content": _stored(added_tokens=[_token(3, 7)]),
     "added-object": _stored(added_tokens={"x": 3}),
     "pre-tokenizer-type": _stored(pre_tokenizer={"type": "Nothing"}),
-    "regex-broken": _stored(pre_tokenizer={"type": "Split", "pattern": {"Regex": "(["}, "behavior": "Isolated", "invert": False}),
+    "regex-broken": _stored(
+        pre_tokenizer={"type": "Split", "pattern": {"Regex": "(["}, "behavior": "Isolated", "invert": False}
+    ),
     "regex-deep": _stored(
         pre_tokenizer={"type": "Split", "pattern": {"Regex": "(" * 50000}, "behavior": "Isolated", "invert": False}
     ),

@@ -17,6 +17,7 @@ from .rows import after_prompt, clean_up_spaces, collect, columns_of, items_of, 
 from .special_tokens import SpecialTokens
 from .tokenizer_build import Assembled, assemble
 from .tokenizer_files import native, read_folder
+from .tokenizer_kinds import kind_of
 
 NO_LIMIT = int(1e30)  # model_max_length of a tokenizer that names none
 USABLE_LIMIT = int(1e20)
@@ -66,6 +67,13 @@ class Tokenizer(SpecialTokens):
         """Write the tokenizer's files into a folder and return their paths; each file appears whole or not at all."""
         return tokenizer_save.save(self, Path(save_directory))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies in other processes: all but the lock, and the kind by its name."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "kind")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock(), kind=kind_of(state["class_name"]))
+
     def __repr__(self) -> str:
         limit = "none" if self.model_max_length > USABLE_LIMIT else self.model_max_length
         return f"Tokenizer({self.class_name}, {len(self)} tokens, at most {limit}, special {self.special_tokens_map})"
@@ -101,9 +109,10 @@ class Tokenizer(SpecialTokens):
         """
         if text is None and text_target is None:
             raise ValueError("text is missing: pass text, text_target or both")
+        names = self.model_input_names
         want = {
-            "token_type_ids": _wanted(return_token_type_ids, "token_type_ids" in self.model_input_names),
-            "attention_mask": _wanted(return_attention_mask, "attention_mask" in self.model_input_names),
+            "token_type_ids": "token_type_ids" in names if return_token_type_ids is None else return_token_type_ids,
+            "attention_mask": "attention_mask" in names if return_attention_mask is None else return_attention_mask,
             "special_tokens_mask": return_special_tokens_mask,
             "offset_mapping": return_offsets_mapping,
             "length": return_length,
@@ -386,10 +395,6 @@ def _limit(settings: Mapping[str, Any]) -> int:
 
 def _one_or_all(templates: dict[str, str]) -> str | dict[str, str] | None:
     return templates["default"] if list(templates) == ["default"] else (templates or None)
-
-
-def _wanted(asked: bool | None, default: bool) -> bool:
-    return default if asked is None else asked
 
 
 def _allowed(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -17,13 +17,11 @@ from . import tokenizer_files as files_
 from . import tokenizer_parts as parts
 from .sentencepiece import PieceType, SentencePieceModel, merges, read_sentencepiece
 from .tokenizer_files import TokenizerFiles, native
-from .tokenizer_kinds import GENERIC, KINDS, Kind, Post, choose_kind
+from .tokenizer_kinds import GENERIC, GENERIC_KIND, KINDS, Kind, Post, choose_kind
 from .tokenizer_specials import SPECIAL_NAMES, Specials, Token, read_specials
 
 if TYPE_CHECKING:
     from .marian import MarianCoder
-
-GENERIC_KIND = Kind(model="BPE")
 
 
 @dataclass(kw_only=True)

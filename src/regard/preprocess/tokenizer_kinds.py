@@ -274,6 +274,7 @@ KINDS["MT5Tokenizer"] = KINDS["T5Tokenizer"]
 
 MARIAN = "MarianTokenizer"
 MARIAN_KIND = Kind(model="Unigram")
+GENERIC_KIND = Kind(model="BPE")
 GENERIC = "PreTrainedTokenizerFast"  # tokenizer.json, or a bare SentencePiece model, exactly as it is
 
 _MODEL_TYPES = {
@@ -328,6 +329,11 @@ MISNAMED = frozenset(
         "jamba",
     ]
 )
+
+
+def kind_of(name: str) -> Kind:
+    """The kind by a name that `choose_kind` gives."""
+    return MARIAN_KIND if name == MARIAN else KINDS.get(name, GENERIC_KIND)
 
 
 def choose_kind(class_name: str | None, model_type: str | None, *, byte_level_json: bool) -> str:
