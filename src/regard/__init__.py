@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'regard' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home = importlib.import_module(_HOMES[name])
+    if name != "save":
+        importlib.import_module("regard.generation")  # gives models their `generate`
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,76 @@
+"""A model at work: history in, scores of the next token out. The only place that runs the model while writing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from regard.models.model import EncoderDecoder, Memory, Model, SingleTower
+from regard.nn import KVCache
+
+
+class Decoding:
+    """Rows that are being written: the model, its cache, and what the rows look at.
+
+    `total` is how long the history will be at the end; the cache is reserved for it at once. A decoder whose positions
+    end earlier slides: it forgets the oldest tokens and reads the rest again.
+    """
+
+    def __init__(self, model: Model, memory: Memory | None, total: int):
+        assert model.decoder is not None
+        self.model, self.total = model, total
+        self.memory = None if memory is None else memory.padded()
+        self.limit: int | None = model.decoder.front.limit
+        self.cache: KVCache | None = None
+
+    def next(self, ids: Tensor) -> Tensor:
+        """Scores (R, V) float32 of what follows a history (R, T), padded on the left with -1.
+
+        The first call reads all of it, later ones the last column.
+        """
+        cache = self.cache
+        if cache is None or (self.limit is not None and max(cache.lengths) >= self.limit):
+            return self._read([self._window(row, ids.shape[1], i) for i, row in enumerate(ids)])
+        hidden = self._hidden(ids[:, -1:], cache)
+        return self.model.logits(hidden[:, -1]).float()
+
+    def _window(self, row: Tensor, width: int, i: int) -> Tensor:
+        """The tokens that a row still knows: all, or so many of the last that the rest fits (at least half)."""
+        if self.cache is not None:
+            row = row[-(self.cache.lengths[i] + 1) :]
+        row = row[row >= 0]
+        if self.limit is None or row.shape[0] <= self.limit:
+            return row
+        return row[-max(self.limit // 2, self.limit - (self.total - width) + 1, 1) :]
+
+    def _read(self, rows: list[Tensor]) -> Tensor:
+        """Prefill: equal rows as a rectangle, unequal ones end to end, so that no work is spent on padding."""
+        lengths = [row.shape[0] for row in rows]
+        capacity = self.total if self.limit is None else min(self.total, self.limit)
+        cache = self.cache = KVCache(capacity)
+        if len(set(lengths)) == 1:
+            last = self._hidden(torch.stack(rows), cache)[:, -1]
+        elif isinstance(self.model, SingleTower):
+            hidden, _ = self.model.hidden(torch.cat(rows), lengths=lengths, cache=cache)
+            last = hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
+        else:
+            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            ends = torch.tensor(lengths, device=ids.device)
+            mask = (torch.arange(ids.shape[1], device=ids.device) < ends[:, None]).long()
+            hidden = self._hidden(ids, cache, mask)
+            last = hidden[torch.arange(len(rows), device=ids.device), ends - 1]
+        return self.model.logits(last).float()
+
+    def _hidden(self, ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
+        if isinstance(self.model, EncoderDecoder):
+            assert self.memory is not None
+            return self.model.hidden(ids, self.memory, mask, cache=cache)[0]
+        assert isinstance(self.model, SingleTower)
+        return self.model.hidden(ids, mask, cache=cache)[0]
+
+    def select(self, rows: Tensor, *, memory: bool = True) -> None:
+        """Keep these rows in this order. `memory=False`: rows only change places within one input."""
+        if self.cache is not None:
+            self.cache.select(rows, memory=memory)
+        if memory and self.memory is not None:
+            self.memory = self.memory.select(rows)

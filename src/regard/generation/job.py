@@ -1,0 +1,63 @@
+"""One call of `generate`, made ready: what the loops work from and what they write to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from regard.generation.config import GenerationConfig
+from regard.generation.decode import Decoding
+from regard.generation.processors import Processor, Seen
+from regard.generation.stop import Stop
+
+
+@dataclass
+class Job:
+    """`ids` (B, W): prompts padded on the left with -1. `max_new`: steps at most."""
+
+    config: GenerationConfig
+    decoding: Decoding
+    ids: Tensor
+    max_new: int
+    pad: int
+    vocab: int
+    processors: list[Processor]
+    stop: Stop
+
+    def processed(self, ids: Tensor, rows: Tensor, new: int, scores: Tensor) -> Tensor:
+        """Scores (R, V) after every rule; they may be changed in place."""
+        if self.processors:
+            seen = Seen(ids, rows, new)
+            for rule in self.processors:
+                scores = rule(seen, scores)
+        return scores
+
+
+@dataclass
+class Written:
+    """New tokens (R, max_new), padded on the right, and how many are real (R,).
+
+    `logprobs` (R, max_new): what the model gave each token before any rule. `scores`: per step (R, V) after the rules.
+    `totals` (R,): scores of whole beams.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    logprobs: Tensor | None = None
+    scores: list[Tensor] = field(default_factory=list)
+    totals: Tensor | None = None
+
+    @staticmethod
+    def empty(job: Job, rows: int) -> Written:
+        """Nothing written yet."""
+        device = job.ids.device
+        tokens = torch.full((rows, job.max_new), job.pad, device=device)
+        logprobs = torch.zeros(rows, job.max_new, device=device) if job.config.return_dict_in_generate else None
+        return Written(tokens, torch.zeros(rows, dtype=torch.long, device=device), logprobs)
+
+
+def spare(done: list[bool]) -> bool:
+    """Whether so many rows are finished that moving the others together is worth a copy of the cache."""
+    return sum(done) * 8 >= len(done)

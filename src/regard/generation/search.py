@@ -1,0 +1,81 @@
+"""Greedy search and sampling: one token a step for every row, until each is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from regard.generation.job import Job, Written, spare
+from regard.generation.sampling import draw, spread, uniforms, warp
+
+
+def search(job: Job, out: Written) -> Iterator[Tensor]:
+    """Write into `out`; yields each step's tokens (R,), the pad id for rows that had finished.
+
+    Finished rows leave the batch, in groups, so that they cost nothing.
+    """
+    c, device = job.config, job.ids.device
+    inputs, width = job.ids.shape
+    live = torch.arange(inputs * c.num_return_sequences, device=device)  # where each row of the batch is in `out`
+    source = live // c.num_return_sequences
+    ids = job.ids.new_full((len(live), width + job.max_new), -1)
+    ids[:, :width] = job.ids[source]
+    done = torch.zeros(len(live), dtype=torch.bool, device=device)
+    uniform = _uniforms(job)
+    # Asking a GPU which rows are done makes it wait; some steps too many for finished rows cost less.
+    every = 1 if device.type == "cpu" or c.streamer is not None or job.stop.each_step else 8
+    for new in range(job.max_new):
+        raw = job.decoding.next(ids[:, : width + new] if new else job.ids)
+        if not new and len(live) > inputs:
+            job.decoding.select(source)
+            raw = raw[source]
+        logs = raw.log_softmax(-1) if out.logprobs is not None else None
+        scores = job.processed(ids[:, : width + new], source, new, raw)
+        tokens, scores = _pick(job, scores, None if uniform is None else uniform[live, new])
+        ids[:, width + new] = tokens
+        _record(job, out, live, new, tokens, done, logs, scores)
+        yield out.tokens[:, new]
+        done |= job.stop(ids[:, : width + new + 1], scores)
+        if (new + 1) % every == 0:
+            flags = done.tolist()
+            if all(flags):
+                break
+            if new + 1 < job.max_new and any(flags) and spare(flags):
+                keep = (~done).nonzero()[:, 0]
+                live, source, ids, done = live[keep], source[keep], ids[keep], done[keep]
+                job.decoding.select(keep)
+
+
+def _uniforms(job: Job) -> Tensor | None:
+    c = job.config
+    if not c.do_sample:
+        return None
+    return uniforms(c.seed, job.ids.shape[0], c.num_return_sequences, job.max_new, job.ids.device)
+
+
+def _pick(job: Job, scores: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The next tokens (R,), and the scores (R, V) that they were chosen by."""
+    if uniform is None:
+        return scores.argmax(-1), scores
+    candidates, index = warp(scores, job.config)
+    place = draw(candidates, uniform)
+    tokens = place if index is None else index.gather(1, place[:, None])[:, 0]
+    if job.config.output_scores or job.stop.criteria:
+        scores = spread(candidates, index, job.vocab)
+    return tokens, scores
+
+
+def _record(
+    job: Job, out: Written, live: Tensor, new: int, tokens: Tensor, done: Tensor, logs: Tensor | None, scores: Tensor
+) -> None:
+    out.tokens[live, new] = torch.where(done, job.pad, tokens)
+    out.lengths[live] += (~done).long()
+    if logs is not None:
+        assert out.logprobs is not None
+        out.logprobs[live, new] = torch.where(done, 0.0, logs.gather(1, tokens[:, None])[:, 0])
+    if job.config.output_scores:
+        everyone = scores.new_zeros(out.tokens.shape[0], job.vocab)
+        everyone[live] = scores
+        out.scores.append(everyone)
