@@ -219,6 +219,8 @@ def test_wrong_arguments(folder: Get) -> None:
         (lambda: tokenizer("a", return_tensors="tf"), "return_tensors"),
         (lambda: tokenizer.decode([1, -100]), "-100"),
         (lambda: tokenizer.decode(["a"]), "token_ids"),
+        (lambda: tokenizer.decode(None), "token_ids"),
+        (lambda: tokenizer("a", padding=["longest"]), "padding"),
         (lambda: tokenizer.add_special_tokens({"fancy_token": "x"}), "fancy_token"),
         (lambda: tokenizer("\ud800"), ""),
         (lambda: tokenizer.pad([{"ids": [1]}]), "input_ids"),

@@ -148,19 +148,15 @@ class Tokenizer(SpecialTokens):
         """Settings for the backend: (truncation or None, padding or None)."""
         if max_length is not None and padding is False and truncation is None:
             truncation = "longest_first"
-        cut = {None: "do_not_truncate", False: "do_not_truncate", True: "longest_first"}.get(truncation, truncation)  # type: ignore[arg-type]
-        pad = {False: "do_not_pad", True: "longest"}.get(padding, padding)  # type: ignore[arg-type]
+        cut = "longest_first" if truncation is True else truncation or "do_not_truncate"
+        pad = "longest" if padding is True else padding or "do_not_pad"
         _allowed("truncation", cut, TRUNCATIONS)
         _allowed("padding", pad, PADDINGS)
         side = padding_side if padding_side is not None else self.padding_side
         _allowed("padding_side", side, ("left", "right"))
         _allowed("truncation_side", self.truncation_side, ("left", "right"))
-        if isinstance(max_length, bool) or (
-            max_length is not None and not (isinstance(max_length, int) and max_length > 0)
-        ):
-            raise ValueError(f"max_length is {max_length!r}; allowed: a whole number above 0, or None")
-        if max_length is not None and max_length >= 1 << 31:
-            raise ValueError(f"max_length is {max_length}; allowed: below 2**31")
+        if max_length is not None and not (type(max_length) is int and 0 < max_length < 1 << 31):
+            raise ValueError(f"max_length is {max_length!r}; allowed: a whole number above 0 and below 2**31, or None")
         if max_length is None and self.model_max_length <= USABLE_LIMIT:
             max_length = self.model_max_length
         truncate = None
@@ -300,6 +296,8 @@ class Tokenizer(SpecialTokens):
         ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
         if isinstance(ids, Mapping):
             ids = ids["input_ids"]
+        if not isinstance(ids, (int, list, tuple)):
+            raise ValueError(f"token_ids is {ids!r}; allowed: ids as a list, array or tensor")
         ids = [ids] if isinstance(ids, int) else [row.tolist() if hasattr(row, "tolist") else row for row in ids]
         if ids and isinstance(ids[0], (list, tuple)):
             return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in ids]
