@@ -85,6 +85,16 @@ class RopeConfig(Config):
     def check(self) -> None:
         self.require(self.dim > 0 and self.dim % 2 == 0, "dim", "an even number above 0")
         self.require(self.theta > 0, "theta", "a number above 0")
+        if isinstance(self.scaling, DynamicScaling):
+            self.require(self.dim > 2, "dim", "at least 4 with DynamicScaling")
+        if isinstance(self.scaling, LongScaling):
+            ok = len(self.scaling.short) == len(self.scaling.long) == self.dim // 2
+            self.require(ok, "scaling", f"short and long of {self.dim // 2} numbers each, one per pair of channels")
+
+    @property
+    def by_length(self) -> bool:
+        """Whether a token's angles change as its sequence grows."""
+        return isinstance(self.scaling, (DynamicScaling, LongScaling))
 
 
 @dataclass(frozen=True, kw_only=True)

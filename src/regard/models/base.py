@@ -111,6 +111,10 @@ class Raw:
         """Whether the field is there and not null."""
         return self.data.get(name) is not None
 
+    def over(self, defaults: Mapping[str, Any]) -> Raw:
+        """The same with defaults for absent fields. A null in the file stays null: it says "none", not "as usual"."""
+        return Raw({**defaults, **self.data}, self.where)
+
     def activation(self, name: str, default: str) -> Activation:
         """An activation by its name on disk."""
         return _ACTIVATIONS[self.one_of(name, tuple(_ACTIVATIONS), default)]

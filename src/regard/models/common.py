@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from regard.config import (
     ClassifierHeadConfig,
@@ -82,9 +83,14 @@ def encoder_head(
     return task_head(raw, kind, dropout=dropout)
 
 
-def rope(raw: Raw, dim: int, *, theta: float = 10000.0, key: str = "rope_parameters") -> RopeConfig:
-    """Rotary settings of `dim` channels, from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old)."""
-    settings = raw.sub(key) if raw.has(key) else raw.sub("rope_scaling")
+def rope(raw: Raw, dim: int, *, theta: float = 10000.0, layer_type: str | None = None) -> RopeConfig:
+    """Rotary settings of `dim` channels, from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old).
+
+    `layer_type` picks from parameters that are nested by type of layer.
+    """
+    settings = raw.sub("rope_parameters") if raw.has("rope_parameters") else raw.sub("rope_scaling")
+    if layer_type is not None and settings.has(layer_type):
+        settings = settings.sub(layer_type)
     base = settings.number("rope_theta", raw.number("rope_theta", theta, low=1e-3), low=1e-3)
     partial = settings.number(
         "partial_rotary_factor", raw.number("partial_rotary_factor", 1.0, low=0, high=1), low=0, high=1
@@ -93,12 +99,23 @@ def rope(raw: Raw, dim: int, *, theta: float = 10000.0, key: str = "rope_paramet
     return RopeConfig(dim=turned - turned % 2, theta=base, scaling=rope_scaling(raw, settings))
 
 
+def layer_types(raw: Raw, full: Callable[[int], bool]) -> tuple[str, ...]:
+    """Which layers look at everything and which through a window: `layer_types`, or `full` of the layer's number."""
+    kinds, count = ("full_attention", "sliding_attention"), raw.layers("num_hidden_layers")
+    given = raw.items("layer_types", None)
+    if given is None:
+        return tuple(kinds[0] if full(i) else kinds[1] for i in range(count))
+    if len(given) != count or any(kind not in kinds for kind in given):
+        raise ValueError(f"{raw.where}: layer_types is {given!r:.80}; allowed: {count} of {', '.join(kinds)}")
+    return tuple(given)
+
+
 def rope_scaling(raw: Raw, s: Raw) -> RopeScaling | None:
     """The length scaling named by `rope_type` (or `type`). Raises ValueError for one that nobody built."""
     kinds = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "su")
     kind = s.one_of("rope_type", kinds, s.one_of("type", kinds, "default"))
     trained = raw.integer("max_position_embeddings", 2048)
-    original = s.integer("original_max_position_embeddings", raw.integer("original_max_position_embeddings", trained))
+    original = raw.integer("original_max_position_embeddings", s.integer("original_max_position_embeddings", trained))
     if kind == "linear":
         return LinearScaling(factor=s.number("factor", low=1e-6))
     if kind == "dynamic":

@@ -68,7 +68,7 @@ class Attention(nn.Module):
             turned = rotate(k, *ctx.rotary(c.rope), c.rope.interleaved)
         ks, vs = rectangles(turned, ctx.lengths), rectangles(v, ctx.lengths)
         if ctx.cache is not None:
-            late = c.rope is not None and c.rope.by_length  # such keys are kept as they are, and turned when read
+            late = c.rope is not None and c.rope.by_length  # kept as they are, turned when read (2309.00071, 3.3)
             keys, values = ctx.cache.update(ctx.layer, k if late else turned, v)
             if ctx.lengths is None:  # packed rows are new: what they may see is all at hand
                 ks, vs = [self._turned_late(keys, ctx) if late else keys], [values]
