@@ -20,6 +20,7 @@ IDS = [f"{variant}-{architecture}".replace(" ", "_") for _, variant, architectur
 @pytest.fixture(params=CASES, ids=IDS)
 def case(request):
     """(reference model, its folder, our model loaded from that folder)"""
+    oracle.skip_own(request.param[0])
     theirs, folder = oracle.reference(*request.param)
     return theirs, folder, regard.load(folder)
 
@@ -80,11 +81,12 @@ def test_save_gives_the_same_file_and_the_reference_opens_it(case, tmp_path):
     theirs, folder, ours = case
     regard.save(ours, tmp_path)
     before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
-    assert set(after) == set(before)
-    for key, value in before.items():
-        assert torch.equal(after[key], value), key
+    computed = oracle.computed(ours, before)  # such as sinusoids: the reference draws them up again
+    assert set(after) == set(before) - computed
+    for key, value in after.items():
+        assert torch.equal(value, before[key]), key
     again, info = type(theirs).from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert set(info["missing_keys"]) <= computed and not info["unexpected_keys"]
     rows = oracle.random_rows(theirs, (8,))
     targets = oracle.random_rows(theirs, (6,), seed=1) if oracle.takes_targets(theirs) else None
     oracle.compare(oracle.reference_rows(again.eval(), rows, targets), oracle.reference_rows(theirs, rows, targets))

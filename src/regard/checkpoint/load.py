@@ -14,8 +14,8 @@ from regard.checkpoint.read import Weights, finite, open_weights
 from regard.checkpoint.rules import Pending, Table
 from regard.models.base import Family, HeadKind, Raw
 from regard.models.model import Model, build_model
-from regard.models.registry import family_of, head_of
-from regard.nn import FeaturesHead, initialise
+from regard.models.registry import family_of, head_of, named
+from regard.nn import FeaturesHead, build, initialise
 
 log = logging.getLogger("regard")
 
@@ -64,7 +64,7 @@ def from_config(raw: dict[str, Any], *, head: str | None = None, seed: int | Non
     family = family_of(raw)
     kind = head_of(family, raw, head)
     model = build_model(family.config(Raw(raw), kind), seed=seed)
-    model.raw, model.architecture = dict(raw), family.architecture_for(kind)
+    model.raw, model.architecture = dict(raw), family.architecture_for(kind, named(raw))
     model.labels = Raw(raw).labels()
     return model
 
@@ -72,7 +72,7 @@ def from_config(raw: dict[str, Any], *, head: str | None = None, seed: int | Non
 def describe(model: Model, family: Family, kind: HeadKind, raw: dict[str, Any], folder: Folder) -> None:
     """Put what came along with the weights on the model."""
     model.raw, model.name = raw, folder.name
-    model.architecture = family.architecture_for(kind)
+    model.architecture = family.architecture_for(kind, named(raw))
     model.generation = folder.json("generation_config.json") or {}
     model.labels = Raw(raw).labels()
     model.folder = folder.path
@@ -100,13 +100,13 @@ def fill(
     reader.others = [table_for(family, Raw(raw), other) for other in family.head_kinds if other != kind]
     reader.read()
     model.tie()
+    reader.complete()
     missing = [name for name, p in model.named_parameters() if p.device.type == "meta"]
     fresh = [name for name in missing if name.startswith("head.")]
     if fresh and isinstance(model.head, FeaturesHead):
         model.head.pooler = None  # an encoder saved without its pooler has none
     elif fresh and new_head:
-        model.head.to_empty(device=device)
-        initialise(model.head, model.config.init)
+        reader.renew(fresh)
         log.warning("new weights for %s: the checkpoint has none; train before use", ", ".join(fresh))
     else:
         reader.problems += [f"nothing fills {name} {tuple(model.get_parameter(name).shape)}" for name in fresh]
@@ -148,6 +148,27 @@ class _Reader:
             self._problem(waiting.keys[0], "its companions are missing")
         for alias, (key, tensor) in self.tied.items():
             self._resolve(alias, key, tensor)
+
+    def complete(self) -> None:
+        """Fill with zeros what a file may lack."""
+        for name, parameter in list(self.model.named_parameters()):
+            found = self.table.writer(name) if parameter.device.type == "meta" else None
+            if found is not None and found[0].optional:
+                self._put(name, torch.zeros(parameter.shape, device=self.device, dtype=self.model.dtype))
+
+    def renew(self, names: list[str]) -> None:
+        """Draw new weights for these parameters of the head; the others, tied ones among them, stay as they are."""
+        tower = self.model.config.decoder or self.model.config.encoder
+        assert tower is not None
+        head = build(self.model.config.head, tower.stack.dim).to(self.device, self.model.dtype)
+        initialise(head, self.model.config.init)
+        for name in names:
+            self._put(name, head.get_parameter(name.removeprefix("head.")).detach())
+
+    def _put(self, name: str, tensor: Tensor) -> None:
+        module, _, last = name.rpartition(".")
+        setattr(self.model.get_submodule(module), last, nn.Parameter(tensor))
+        self.parameters[name] = self.model.get_parameter(name)
 
     def _resolve(self, alias: str, key: str, tensor: Tensor) -> None:
         """A tied tensor that the file holds: the owner's where that is missing; its own where the two differ."""

@@ -50,12 +50,13 @@ class EmbeddingConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformConfig(Config):
-    """dense -> activation -> norm, in front of an output projection or as a pooler."""
+    """dropout -> dense -> activation -> norm, in front of an output projection or as a pooler."""
 
     dim: int
     activation: Activation = "identity"
     norm: NormConfig | None = None
     bias: bool = True
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class LanguageHeadConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierHeadConfig(Config):
-    """One label set per sequence: pooled token -> (dense -> activation) -> labels.
+    """One label set per sequence: pooled token -> (dense -> activation) -> dropout -> labels.
 
     `pool`: the first token, the last real token (decoders), the last end-of-sequence token (BART), or the mean.
     """
@@ -128,12 +129,16 @@ class TowerConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenIds(Config):
-    """Ids with a meaning for the model. Several ids may end a sequence."""
+    """Ids with a meaning for the model. Several ids may end a sequence.
+
+    Shifted right, a sequence begins with `decoder_start`; if `last_starts`, with its own last token (a language code).
+    """
 
     pad: int | None = None
     bos: int | None = None
     eos: tuple[int, ...] = ()
     decoder_start: int | None = None
+    last_starts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

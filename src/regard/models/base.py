@@ -134,13 +134,20 @@ class Raw:
         """One token id or None."""
         return next(iter(self.ids(name, () if default is None else (default,))), None)
 
-    def tokens(self, *, pad: int | None = None, bos: int | None = None, eos: int | None = None) -> TokenIds:
+    def tokens(
+        self,
+        *,
+        pad: int | None = None,
+        bos: int | None = None,
+        eos: int | None = None,
+        decoder_start: int | None = None,
+    ) -> TokenIds:
         """Special ids; the arguments are what the family's reference assumes when the file is silent."""
         return TokenIds(
             pad=self.id("pad_token_id", pad),
             bos=self.id("bos_token_id", bos),
             eos=self.ids("eos_token_id", () if eos is None else (eos,)),
-            decoder_start=self.id("decoder_start_token_id"),
+            decoder_start=self.id("decoder_start_token_id", decoder_start),
         )
 
     def labels(self) -> dict[int, str]:
@@ -228,13 +235,15 @@ class Squeeze(Op):
 class Rule:
     """Key(s) on disk <-> key(s) of ours. `*` stands for a number, `@` for weight or bias, `**` (in drops) for anything.
 
-    No key of ours means that the tensor is known and not needed. `read_only` marks an older spelling.
+    No key of ours means that the tensor is known and not needed. `read_only` marks an older spelling; what is
+    `optional` is zero where a file lacks it.
     """
 
     disk: str | tuple[str, ...]
     ours: str | tuple[str, ...] = ()
     ops: tuple[Op, ...] = ()
     read_only: bool = False
+    optional: bool = False
 
     @property
     def disk_keys(self) -> tuple[str, ...]:
@@ -264,7 +273,8 @@ class Family:
 
     `model_types`: values of `model_type` that mean this family. `architectures`: class names on disk; the first of a
     head kind is the one written. `config`: config.json -> our tree for a head. `backbone`, `heads`: key rules.
-    `tiny`: small reference configs (fields of config.json) for the parity suite, by variant.
+    `tiny`: small reference configs (fields of config.json) for the parity suite, by variant. `own` marks a family that
+    only this library has, so that the parity suite has nothing to compare it with.
     """
 
     name: str
@@ -275,6 +285,7 @@ class Family:
     backbone: Callable[[Raw], list[Rule]]
     heads: Callable[[Raw, HeadKind], list[Rule]]
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own: bool = False
 
     @property
     def head_kinds(self) -> tuple[HeadKind, ...]:
@@ -282,9 +293,16 @@ class Family:
         have = {a.head for a in self.architectures.values()}
         return tuple(kind for kind in HEAD_KINDS if kind in have)
 
-    def architecture_for(self, head: HeadKind) -> str:
-        """The class name to write for a head. Raises ValueError listing the heads that there are."""
-        for name, architecture in self.architectures.items():
-            if architecture.head == head:
-                return name
-        raise ValueError(f"head is {head!r}; {self.title} has {', '.join(self.head_kinds)}")
+    def architecture_for(self, head: HeadKind, like: str = "") -> str:
+        """The class name to write for a head: the first one, if possible of the same stem as a file's own (`like`).
+
+        Raises ValueError listing the heads that there are.
+        """
+        names = [name for name, architecture in self.architectures.items() if architecture.head == head]
+        if not names:
+            raise ValueError(f"head is {head!r}; {self.title} has {', '.join(self.head_kinds)}")
+        return next((name for name in names if _stem(name) == _stem(like)), names[0])
+
+
+def _stem(name: str) -> str:
+    return name.partition("For")[0].removesuffix("Model")

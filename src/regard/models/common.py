@@ -83,6 +83,29 @@ def encoder_head(
     return task_head(raw, kind, dropout=dropout)
 
 
+def seq2seq_head(raw: Raw, kind: HeadKind, lm: LanguageHeadConfig, dim: int, dropout: float) -> HeadConfig:
+    """Heads of an encoder-decoder: words, labels of the last end-of-sequence token, or one linear per token."""
+    if kind == "seq2seq-lm":
+        return lm
+    if kind == "classification":
+        dense = TransformConfig(dim=dim, activation="tanh")
+        return ClassifierHeadConfig(num_labels=len(raw.labels()), pool="eos", transform=dense, dropout=dropout)
+    return task_head(raw, kind, dropout=dropout)
+
+
+def seq2seq_head_rules(kind: HeadKind) -> list[Rule]:
+    """Keys of an encoder-decoder's heads."""
+    return {
+        "seq2seq-lm": [Rule("lm_head.weight", "head.out.weight")],
+        "classification": [
+            Rule("classification_head.dense.@", "head.transform.dense.@"),
+            Rule("classification_head.out_proj.@", "head.out.@"),
+        ],
+        "token-classification": [Rule("classifier.@", "head.out.@")],
+        "question-answering": [Rule("qa_outputs.@", "head.out.@")],
+    }.get(kind, [])
+
+
 def rope(raw: Raw, dim: int, *, theta: float = 10000.0, layer_type: str | None = None) -> RopeConfig:
     """Rotary settings of `dim` channels, from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old).
 

@@ -64,3 +64,9 @@ def head_of(family: Family, raw: Mapping[str, Any], head: str | None = None, whe
     if names:
         raise ValueError(f"{where}: architectures is {names[0]!r:.80}; allowed: {', '.join(family.architectures)}")
     return "features"
+
+
+def named(raw: Mapping[str, Any]) -> str:
+    """The class name that a config.json gives first, or nothing."""
+    names = raw.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
