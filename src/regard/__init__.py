@@ -12,6 +12,7 @@ _HOMES = {
     "from_config": "regard.checkpoint.load",
     "save": "regard.checkpoint.save",
     "Model": "regard.models.model",
+    "pipeline": "regard.tasks.pipeline",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from regard.checkpoint.save import save as save
     from regard.front import load as load
     from regard.models.model import Model as Model
+    from regard.tasks.pipeline import pipeline as pipeline
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +31,7 @@ def __getattr__(name: str) -> Any:
     home = importlib.import_module(_HOMES[name])
     if name != "save":
         importlib.import_module("regard.generation")  # gives models their `generate`
+        importlib.import_module("regard.checkpoint.save")  # and their `save_pretrained`
     return getattr(home, name)
 
 

@@ -1,0 +1,109 @@
+"""`regard.pipeline`: a task's name and a checkpoint -> an object to call."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from regard import front
+from regard.checkpoint.find import find
+from regard.config import (
+    ClassifierHeadConfig,
+    FeaturesHeadConfig,
+    LanguageHeadConfig,
+    SpanHeadConfig,
+    TokenHeadConfig,
+)
+from regard.models.model import Model
+from regard.models.registry import family_of, head_of
+from regard.preprocess.text import Tokenizer
+from regard.tasks.base import Task
+from regard.tasks.registry import DEFAULTS, TaskInfo, find_task
+
+_KINDS = {
+    ClassifierHeadConfig: "classification",
+    TokenHeadConfig: "token-classification",
+    SpanHeadConfig: "question-answering",
+    FeaturesHeadConfig: "features",
+}
+
+
+def pipeline(
+    task: str,
+    model: str | os.PathLike[str] | Model | None = None,
+    *,
+    tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
+    device: str | int | torch.device = "cpu",
+    dtype: str | torch.dtype = "auto",
+    batch_tokens: int = 1024,
+    progress: bool | None = None,
+    **defaults: Any,
+) -> Task[Any]:
+    """A callable for a task, with a checkpoint (a folder, hub id or embedded name) or a loaded model.
+
+    `tokenizer` stands in for the checkpoint's own. `batch_tokens` bounds the tokens that the model reads at once.
+    `progress` shows a bar for long work: on a terminal only unless said. `defaults` are options of every call.
+    `device` and `dtype` are for a checkpoint; a loaded model stays as it is.
+    Raises ValueError for an unknown task, or a checkpoint whose head is for something else.
+    """
+    info, named = find_task(task)
+    ref = DEFAULTS.get(info.name) if model is None else model
+    if ref is None:
+        raise ValueError(f"{task} has no model of its own yet; give model= a folder, a hub id or a loaded model")
+    loaded = ref if isinstance(ref, Model) else _load(info, ref, device, dtype)
+    if isinstance(ref, Model) and not {head_kind(loaded), "features"} & set(info.heads):
+        raise _wrong_head(info, loaded.name or "this model", loaded.architecture, head_kind(loaded))
+    if tokenizer is None:
+        tokenizer = loaded.processor if loaded.processor is not None else front.processor(loaded.folder)
+    elif not isinstance(tokenizer, Tokenizer):
+        tokenizer = Tokenizer.from_folder(find(tokenizer).path)
+    if not isinstance(tokenizer, Tokenizer):
+        raise ValueError(f"{info.name} needs a tokenizer, and {loaded.name or 'this model'} has none; give tokenizer=")
+    defaults = {**named, **defaults}
+    return info.load()(info, loaded, tokenizer, batch_tokens=batch_tokens, progress=progress, defaults=defaults)
+
+
+def head_kind(model: Model) -> str:
+    """What a model's head is for, by what it is made of."""
+    config = model.config
+    if not isinstance(config.head, LanguageHeadConfig):
+        return _KINDS.get(type(config.head), type(config.head).__name__)  # type: ignore[call-overload,no-any-return]
+    if config.encoder is not None and config.decoder is not None:
+        return "seq2seq-lm"
+    return "causal-lm" if config.encoder is None else "masked-lm"
+
+
+def _load(
+    info: TaskInfo, ref: str | os.PathLike[str], device: str | int | torch.device, dtype: str | torch.dtype
+) -> Model:
+    """The checkpoint with the head that the task needs; ValueError where it holds another one."""
+    folder = find(ref)
+    raw, where = folder.json("config.json"), str(folder.path / "config.json")
+    how: dict[str, Any] = {"device": _device(device), "dtype": dtype}
+    if raw is None:
+        return front.load(ref, **how)  # says what is missing
+    family = family_of(raw, where)
+    held, names = head_of(family, raw, None, where), raw.get("architectures") or ["no architecture"]
+    if held in info.heads:
+        return front.load(ref, **how)
+    wanted = next((head for head in info.heads if head in family.head_kinds), None)
+    if wanted is None or (held != "features" and wanted != "features"):
+        raise _wrong_head(info, folder.name, names[0], held)
+    try:  # a bare model may still hold what a head needs, where it is tied to the token table
+        return front.load(ref, head=wanted, new_head=False, **how)
+    except ValueError as error:
+        raise ValueError(f"{_wrong_head(info, folder.name, names[0], held)}; {error}") from None
+
+
+def _wrong_head(info: TaskInfo, name: str, architecture: str, held: str) -> ValueError:
+    needs = " or ".join(info.heads)
+    return ValueError(f"{name} is a {architecture} (head: {held}); {info.name} needs a checkpoint with head: {needs}")
+
+
+def _device(device: str | int | torch.device) -> str | torch.device:
+    """A device; a number means that GPU, a negative one the CPU."""
+    if isinstance(device, int):
+        return "cpu" if device < 0 else f"cuda:{device}"
+    return device
