@@ -29,8 +29,8 @@ class SinusoidalPositions(Config):
 class EmbeddingConfig(Config):
     """Tokens (+ positions, + segment types) -> vectors.
 
-    `width` is the table's own width where it differs from `dim`; the projection to `dim` comes `"before"` positions
-    and norm (no bias), or `"after"` them (with bias).
+    `width` is the table's own width where a projection to `dim` follows: `"before"` positions and norm (no bias), or
+    `"after"` them (with bias).
     """
 
     vocab_size: int

@@ -1,7 +1,7 @@
 """BERT (1810.04805): post-norm encoder, learned positions, segment types, GELU.
 
 Masked words go through dense + GELU + norm and the tied token table with its own bias; labels and features read the
-first token through a tanh pooler.
+first token through a tanh pooler. Its tree and its rules are the ground on which the later encoders stand.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from regard.config import (
     AttentionConfig,
     EmbeddingConfig,
     FeedForwardConfig,
-    LanguageHeadConfig,
     LayerConfig,
     LearnedPositions,
     ModelConfig,
     NormConfig,
     StackConfig,
-    TowerConfig,
     TransformConfig,
 )
-from regard.models.base import Family, HeadKind, Raw, Rule
-from regard.models.common import architectures, encoder_head
+from regard.models.base import Architecture, Family, HeadKind, Raw, Rule
+from regard.models.common import architectures, encoder, encoder_head_rules
 
 TINY = {
     "hidden_size": 32,
@@ -30,58 +28,87 @@ TINY = {
     "vocab_size": 97,
     "max_position_embeddings": 40,
 }
+TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
-def config(raw: Raw, head: HeadKind) -> ModelConfig:
-    dim, vocab_size, drop = raw.integer("hidden_size"), raw.integer("vocab_size"), raw.rate("hidden_dropout_prob", 0.1)
-    heads = raw.integer("num_attention_heads")
-    norm = NormConfig(eps=raw.number("layer_norm_eps", 1e-12))
-    activation = raw.activation("hidden_act", "gelu")
+def layer(raw: Raw) -> LayerConfig:
+    """One layer as config.json describes it."""
+    dim, heads = raw.integer("hidden_size"), raw.integer("num_attention_heads")
     raw.one_of("position_embedding_type", ("absolute",), "absolute")
-    layer = LayerConfig(
-        norm=norm,
+    raw.one_of("is_decoder", (False,), False)
+    return LayerConfig(
+        norm=NormConfig(eps=raw.number("layer_norm_eps", 1e-12)),
         order="post",
-        dropout=drop,
+        dropout=raw.rate("hidden_dropout_prob", 0.1),
         attention=AttentionConfig(
             num_heads=heads, head_dim=dim // heads, dropout=raw.rate("attention_probs_dropout_prob", 0.1)
         ),
-        feed_forward=FeedForwardConfig(hidden_dim=raw.integer("intermediate_size"), activation=activation),
+        feed_forward=FeedForwardConfig(
+            hidden_dim=raw.integer("intermediate_size"), activation=raw.activation("hidden_act", "gelu")
+        ),
     )
-    length = raw.integer("max_position_embeddings", 512)
-    front = EmbeddingConfig(
-        vocab_size=vocab_size,
-        dim=dim,
-        positions=LearnedPositions(size=length),
+
+
+def embedding(raw: Raw, *, width: int | None = None, offset: int = 0) -> EmbeddingConfig:
+    """Words, positions and types; the first `offset` rows of the table of positions are for no token."""
+    length = raw.integer("max_position_embeddings", 512, low=offset + 1)
+    return EmbeddingConfig(
+        vocab_size=raw.integer("vocab_size"),
+        dim=raw.integer("hidden_size"),
+        width=width,
+        positions=LearnedPositions(size=length - offset, offset=offset),
         num_types=raw.integer("type_vocab_size", 2, low=0),
-        norm=norm,
-        dropout=drop,
+        norm=layer(raw).norm,
+        dropout=raw.rate("hidden_dropout_prob", 0.1),
     )
-    lm = LanguageHeadConfig(
-        vocab_size=vocab_size, bias=True, transform=TransformConfig(dim=dim, activation=activation, norm=norm)
-    )
+
+
+def config(raw: Raw, head: HeadKind) -> ModelConfig:
+    each, dim = layer(raw), raw.integer("hidden_size")
     pooler = TransformConfig(dim=dim, activation="tanh")
-    return ModelConfig(
-        encoder=TowerConfig(front=front, stack=StackConfig(dim=dim, layers=(layer,) * raw.layers("num_hidden_layers"))),
-        head=encoder_head(raw, head, lm, pooler, raw.rate("classifier_dropout", drop)),
-        tied=(("head.out.weight", "encoder.front.token.weight"),) if head == "masked-lm" else (),
+    return encoder(
+        raw,
+        head,
+        embedding(raw),
+        StackConfig(dim=dim, layers=(each,) * raw.layers("num_hidden_layers")),
+        words=TransformConfig(dim=dim, activation=raw.activation("hidden_act", "gelu"), norm=each.norm),
+        labels=pooler,
+        pooler=pooler,
+        dropout=raw.rate("classifier_dropout", each.dropout),
         tokens=raw.tokens(pad=0),
-        max_length=length,
     )
 
 
 def backbone(raw: Raw) -> list[Rule]:
-    disk, ours = "encoder.layer.*.", "encoder.stack.layers.*."
+    return embedding_rules() + layer_rules()
+
+
+def embedding_rules() -> list[Rule]:
+    """Keys of the front-end."""
     return [
         Rule("embeddings.word_embeddings.weight", "encoder.front.token.weight"),
         Rule("embeddings.position_embeddings.weight", "encoder.front.position.weight"),
         Rule("embeddings.token_type_embeddings.weight", "encoder.front.segment.weight"),
         Rule("embeddings.LayerNorm.@", "encoder.front.norm.@"),
         Rule("embeddings.position_ids"),
-        Rule(f"{disk}attention.self.query.@", f"{ours}attn.fn.q.@"),
-        Rule(f"{disk}attention.self.key.@", f"{ours}attn.fn.k.@"),
-        Rule(f"{disk}attention.self.value.@", f"{ours}attn.fn.v.@"),
-        Rule(f"{disk}attention.output.dense.@", f"{ours}attn.fn.out.@"),
-        Rule(f"{disk}attention.output.LayerNorm.@", f"{ours}attn.norm.@"),
+    ]
+
+
+def layer_rules(
+    query: str = "self.query",
+    key: str = "self.key",
+    value: str = "self.value",
+    out: str = "output.dense",
+    norm: str = "output.LayerNorm",
+) -> list[Rule]:
+    """Keys of the layers; the arguments are what the parts of attention are called."""
+    disk, ours = "encoder.layer.*.", "encoder.stack.layers.*."
+    return [
+        Rule(f"{disk}attention.{query}.@", f"{ours}attn.fn.q.@"),
+        Rule(f"{disk}attention.{key}.@", f"{ours}attn.fn.k.@"),
+        Rule(f"{disk}attention.{value}.@", f"{ours}attn.fn.v.@"),
+        Rule(f"{disk}attention.{out}.@", f"{ours}attn.fn.out.@"),
+        Rule(f"{disk}attention.{norm}.@", f"{ours}attn.norm.@"),
         Rule(f"{disk}intermediate.dense.@", f"{ours}ffn.fn.up.@"),
         Rule(f"{disk}output.dense.@", f"{ours}ffn.fn.down.@"),
         Rule(f"{disk}output.LayerNorm.@", f"{ours}ffn.norm.@"),
@@ -89,36 +116,31 @@ def backbone(raw: Raw) -> list[Rule]:
 
 
 def heads(raw: Raw, kind: HeadKind) -> list[Rule]:
-    return {
-        "features": [Rule("pooler.dense.@", "head.pooler.dense.@")],
-        "masked-lm": [
-            Rule("cls.predictions.bias", "head.out.bias"),
-            Rule("cls.predictions.transform.dense.@", "head.transform.dense.@"),
-            Rule("cls.predictions.transform.LayerNorm.@", "head.transform.norm.@"),
-            Rule("cls.predictions.decoder.@", "head.out.@", read_only=True),
-            Rule("cls.seq_relationship.@"),
-        ],
-        "classification": [
-            Rule("bert.pooler.dense.@", "head.transform.dense.@"),
-            Rule("classifier.@", "head.out.@"),
-        ],
-        "token-classification": [Rule("classifier.@", "head.out.@")],
-        "question-answering": [Rule("qa_outputs.@", "head.out.@")],
-    }.get(kind, [])
+    rules = encoder_head_rules(
+        raw,
+        kind,
+        dense="cls.predictions.transform.dense",
+        norm="cls.predictions.transform.LayerNorm",
+        decoder="cls.predictions.decoder",
+        bias="cls.predictions.bias",
+        labels=("bert.pooler.dense", "classifier"),
+        pooler="pooler.dense",
+    )
+    return rules + [Rule("cls.seq_relationship.@")]  # the other task of pretraining
 
 
 FAMILY = Family(
     name="bert",
     title="BERT",
     model_types=("bert",),
-    architectures=architectures(
-        "Bert",
-        "bert.",
-        *("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
-    )
-    | {"BertForPreTraining": architectures("Bert", "bert.", "ForMaskedLM")["BertForMaskedLM"]},
+    architectures=architectures("Bert", "bert.", "Model", "ForMaskedLM", "ForPreTraining", *TASKS)
+    # Without is_decoder it is the same model under another name.
+    | {"BertLMHeadModel": Architecture("masked-lm", "bert.")},
     config=config,
     backbone=backbone,
     heads=heads,
-    tiny={"bert": {**TINY, "model_type": "bert"}},
+    tiny={
+        "bert": {**TINY, "model_type": "bert"},
+        "bert with relu": {**TINY, "model_type": "bert", "hidden_act": "relu", "type_vocab_size": 3},
+    },
 )

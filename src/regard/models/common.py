@@ -1,4 +1,4 @@
-"""What several families share: head configs and head rules, rotary settings, residual-block rules."""
+"""What several families share: encoders, head configs and head rules, rotary settings, residual-block rules."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from collections.abc import Callable
 from regard.config import (
     ClassifierHeadConfig,
     DynamicScaling,
+    EmbeddingConfig,
     FeaturesHeadConfig,
     HeadConfig,
+    InitConfig,
     LanguageHeadConfig,
     LinearScaling,
     Llama3Scaling,
     LongScaling,
+    ModelConfig,
     RopeConfig,
     RopeScaling,
     SpanHeadConfig,
+    StackConfig,
     TokenHeadConfig,
+    TokenIds,
+    TowerConfig,
     TransformConfig,
     YarnScaling,
 )
@@ -26,6 +32,7 @@ from regard.models.base import Architecture, HeadKind, Raw, Rule
 _SUFFIXES: dict[str, HeadKind] = {
     "Model": "features",
     "ForMaskedLM": "masked-lm",
+    "ForPreTraining": "masked-lm",
     "ForCausalLM": "causal-lm",
     "LMHeadModel": "causal-lm",
     "ForConditionalGeneration": "seq2seq-lm",
@@ -70,17 +77,86 @@ def decoder_head_rules(kind: HeadKind, *, tokens: str = "score") -> list[Rule]:
     }.get(kind, [])
 
 
+def encoder(
+    raw: Raw,
+    kind: HeadKind,
+    front: EmbeddingConfig,
+    stack: StackConfig,
+    *,
+    words: TransformConfig,
+    labels: TransformConfig,
+    pooler: TransformConfig | None,
+    dropout: float,
+    tokens: TokenIds,
+) -> ModelConfig:
+    """The model around an encoder.
+
+    `words` stands before the vocabulary, which is tied and has its own bias; `labels` before the labels of a sequence,
+    with `dropout` between; `pooler` makes `pooler_output`.
+    """
+    lm = LanguageHeadConfig(vocab_size=front.vocab_size, bias=True, transform=words)
+    tied = kind == "masked-lm" and raw.flag("tie_word_embeddings", True)
+    return ModelConfig(
+        encoder=TowerConfig(front=front, stack=stack),
+        head=encoder_head(raw, kind, lm, labels, pooler, dropout),
+        tied=(("head.out.weight", "encoder.front.token.weight"),) if tied else (),
+        tokens=tokens,
+        init=InitConfig(std=raw.number("initializer_range", 0.02, low=0)),
+        max_length=front.positions.size if front.positions is not None else None,
+    )
+
+
 def encoder_head(
-    raw: Raw, kind: HeadKind, lm: LanguageHeadConfig, pooled: TransformConfig, dropout: float
+    raw: Raw,
+    kind: HeadKind,
+    lm: LanguageHeadConfig,
+    labels: TransformConfig,
+    pooler: TransformConfig | None,
+    dropout: float,
 ) -> HeadConfig:
     """Heads of an encoder: masked words, labels of the pooled first token or of each token, spans, pooled features."""
     if kind == "masked-lm":
         return lm
     if kind == "classification":
-        return ClassifierHeadConfig(num_labels=len(raw.labels()), transform=pooled, dropout=dropout)
+        return ClassifierHeadConfig(num_labels=len(raw.labels()), transform=labels, dropout=dropout)
     if kind == "features":
-        return FeaturesHeadConfig(pooler=pooled)
+        return FeaturesHeadConfig(pooler=pooler)
     return task_head(raw, kind, dropout=dropout)
+
+
+def encoder_head_rules(
+    raw: Raw,
+    kind: HeadKind,
+    *,
+    dense: str,
+    norm: str,
+    decoder: str,
+    bias: str = "",
+    labels: tuple[str, str] = ("classifier.dense", "classifier.out_proj"),
+    pooler: str = "",
+) -> list[Rule]:
+    """Keys of an encoder's heads. `dense`, `norm` and `decoder` lead to the vocabulary, whose bias is also, or only,
+    `decoder.bias`; `labels` names the two linears that lead to labels of a sequence, `pooler` that of the features.
+    """
+    tied = raw.flag("tie_word_embeddings", True)
+    if kind == "masked-lm":
+        return [
+            Rule(f"{dense}.@", "head.transform.dense.@"),
+            Rule(f"{norm}.@", "head.transform.norm.@"),
+            # Where both are in a file they are the same, unless the projection is untied: then the later one counts.
+            *([Rule(bias, "head.out.bias", read_only=not tied)] if bias else []),
+            Rule(f"{decoder}.bias", "head.out.bias", read_only=bool(bias) and tied),
+            Rule(f"{decoder}.weight", "head.out.weight"),
+        ]
+    if kind == "classification":
+        rules = [Rule(f"{labels[0]}.@", "head.transform.dense.@"), Rule(f"{labels[1]}.@", "head.out.@")]
+        shared = bool(pooler) and labels[0].endswith(f".{pooler}")  # then a bare model's pooler is where to start from
+        return rules + ([Rule(f"{pooler}.@", "head.transform.dense.@", read_only=True)] if shared else [])
+    return {
+        "features": [Rule(f"{pooler}.@", "head.pooler.dense.@")] if pooler else [],
+        "token-classification": [Rule("classifier.@", "head.out.@")],
+        "question-answering": [Rule("qa_outputs.@", "head.out.@")],
+    }[kind]
 
 
 def seq2seq_head(raw: Raw, kind: HeadKind, lm: LanguageHeadConfig, dim: int, dropout: float) -> HeadConfig:
@@ -88,7 +164,7 @@ def seq2seq_head(raw: Raw, kind: HeadKind, lm: LanguageHeadConfig, dim: int, dro
     if kind == "seq2seq-lm":
         return lm
     if kind == "classification":
-        dense = TransformConfig(dim=dim, activation="tanh")
+        dense = TransformConfig(dim=dim, activation="tanh", dropout=dropout)
         return ClassifierHeadConfig(num_labels=len(raw.labels()), pool="eos", transform=dense, dropout=dropout)
     return task_head(raw, kind, dropout=dropout)
 

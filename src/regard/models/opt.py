@@ -68,7 +68,7 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
     front = EmbeddingConfig(
         vocab_size=vocab_size,
         dim=dim,
-        width=width,
+        width=width if width != dim else None,
         project="before",
         positions=LearnedPositions(size=length, offset=2),
     )

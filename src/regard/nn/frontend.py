@@ -30,7 +30,7 @@ class Embedding(nn.Module):
             self.position = nn.Embedding(config.positions.size + config.positions.offset, inner)
         self.segment = nn.Embedding(config.num_types, inner) if config.num_types else None
         self.norm = build(config.norm, inner) if config.norm is not None else None
-        self.proj = nn.Linear(width, config.dim, config.project == "after") if width != config.dim else None
+        self.proj = nn.Linear(width, config.dim, config.project == "after") if config.width else None
 
     def forward(
         self,

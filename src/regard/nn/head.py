@@ -65,16 +65,17 @@ def _last(marked: Tensor) -> Tensor:
 
 @builds(TransformConfig)
 class Transform(nn.Module):
-    """dense -> activation -> norm. (..., C) -> (..., dim)."""
+    """dropout -> dense -> activation -> norm. (..., C) -> (..., dim)."""
 
     def __init__(self, config: TransformConfig, dim: int):
         super().__init__()
+        self.dropout = config.dropout
         self.dense = nn.Linear(dim, config.dim, config.bias)
         self.activation = ACTIVATIONS[config.activation]
         self.norm = build(config.norm, config.dim) if config.norm is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.dense(x))
+        x = self.activation(self.dense(dropped(x, self.dropout, self.training)))
         return x if self.norm is None else self.norm(x)
 
 
@@ -122,9 +123,9 @@ class ClassifierHead(nn.Module):
         self.out = nn.Linear(config.transform.dim if config.transform else dim, config.num_labels, config.bias)
 
     def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
-        x = dropped(ends.pool(hidden, self.config.pool), self.config.dropout, self.training)
-        x = x if self.transform is None else dropped(self.transform(x), self.config.dropout, self.training)
-        return {"logits": self.out(x)}
+        x = ends.pool(hidden, self.config.pool)
+        x = x if self.transform is None else self.transform(x)
+        return {"logits": self.out(dropped(x, self.config.dropout, self.training))}
 
 
 @builds(TokenHeadConfig)
