@@ -20,7 +20,7 @@ SHARD_BYTES = 5 * 10**9
 
 
 def save(model: Model, folder: str | os.PathLike[str], *, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write config.json, safetensors (in shards beyond `shard_bytes`), generation_config.json processor files.
+    """Write config.json, safetensors (in shards beyond `shard_bytes`), generation_config.json and processor files.
 
     Every file appears whole or not at all. Raises ValueError for a model that no family describes.
     """
@@ -67,3 +67,6 @@ def _write_weights(tensors: dict[str, torch.Tensor], path: Path, shard_bytes: in
             save_file(shard, temporary, metadata=meta)
         where.update(dict.fromkeys(shard, name))
     write_json(path / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
+
+
+Model.save_pretrained = save

@@ -76,6 +76,7 @@ class Model(nn.Module):
     """
 
     generate: Callable[..., Any]  # attached by regard.generation, which lies above this room
+    save_pretrained: Callable[..., None]  # attached by regard.checkpoint.save
 
     def __init__(self, config: ModelConfig):
         super().__init__()

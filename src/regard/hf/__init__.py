@@ -1,0 +1,50 @@
+"""The names that tutorials type, as thin doors to the same things: `from regard.hf import AutoModel, BertTokenizer`.
+
+Any class name of any family is here: `XxxModel`, `XxxForMaskedLM`, ... open a checkpoint with that head, `XxxTokenizer`
+its tokenizer, `XxxConfig` its config.json. Nothing is imported before it is named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+AUTO_MODELS = {
+    "AutoModel": "features",
+    "AutoModelForCausalLM": "causal-lm",
+    "AutoModelForMaskedLM": "masked-lm",
+    "AutoModelForSeq2SeqLM": "seq2seq-lm",
+    "AutoModelForSequenceClassification": "classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+}
+"""Names that open any family, and the head that they mean."""
+
+_HOMES = {
+    "pipeline": "regard",
+    "GenerationConfig": "regard.hf.doors",
+}
+_SUFFIXES = ("Tokenizer", "TokenizerFast", "Config")
+
+__all__ = [*_HOMES, *AUTO_MODELS, "AutoConfig", "AutoTokenizer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module 'regard.hf' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_HOMES[name]), name) if name in _HOMES else _door(name)
+    globals()[name] = found
+    return found
+
+
+def _door(name: str) -> Any:
+    doors = importlib.import_module("regard.hf.doors")  # `from regard.hf import doors` would ask __getattr__ first
+    if name in AUTO_MODELS:
+        return doors.ModelDoor(name=name, head=AUTO_MODELS[name])
+    if name.endswith(_SUFFIXES[:2]):
+        return doors.TokenizerDoor(name=name)
+    return doors.config_door(name) if name.endswith(_SUFFIXES[2]) else doors.model_door(name)
+
+
+def __dir__() -> list[str]:
+    return __all__
