@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from regard.config import Config
+from regard.config import ClassifierHeadConfig, Config, TokenHeadConfig
 from regard.models.model import Model
 
 
@@ -35,7 +35,7 @@ def summary(model: Model) -> dict[str, Any]:
         "cache_bytes_per_token": sum(
             2 * a.kv_heads * a.head_dim * parameters[0].element_size() for a in _decoder_attentions(model)
         ),
-        "labels": model.labels if "Classification" in model.architecture else {},
+        "labels": model.labels if isinstance(model.config.head, (ClassifierHeadConfig, TokenHeadConfig)) else {},
     }
 
 
