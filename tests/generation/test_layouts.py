@@ -35,7 +35,7 @@ def test_batch_equals_each_prompt_alone(model, rows, how, layout):
         found = model.generate(rows, **options)
     elif layout == "packed":
         width = max(map(len, rows))
-        found = model.generate(torch.tensor(sum(rows, [])), lengths=[len(r) for r in rows], **options)
+        found = model.generate(torch.cat([torch.tensor(r) for r in rows]), lengths=[len(r) for r in rows], **options)
     else:
         ids, mask = padded(rows, layout)
         width = ids.shape[1]

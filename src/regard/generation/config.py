@@ -219,8 +219,10 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "return_dict_in_generate": _FLAG,
 }
 # What may be given alone where several are possible.
-_ONE_OR_MORE = ("stop_strings", "eos_token_id", "forced_eos_token_id", "logits_processor", "stopping_criteria")
-_ONE_OR_MORE += ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_decoder_ids")
+_ONE_OR_MORE = (
+    *("stop_strings", "eos_token_id", "forced_eos_token_id", "logits_processor", "stopping_criteria"),
+    *("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_decoder_ids"),
+)
 
 _DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(GenerationConfig)}
 assert set(_DEFAULTS) == set(_CHECKS)
@@ -263,7 +265,8 @@ def from_checkpoint(generation: Mapping[str, Any], raw: Mapping[str, Any]) -> di
     where = "generation_config.json" if generation else "config.json"
     found = {name: value for name, value in (generation or raw).items() if value is not None}
     if not generation:
-        inner = next((raw[k] for k in ("decoder", "generator", "text_config") if isinstance(raw.get(k), dict)), {})
+        nested = (raw.get(name) for name in ("decoder", "generator", "text_config"))
+        inner: dict[str, Any] = next((value for value in nested if isinstance(value, dict)), {})
         found = {**{name: value for name, value in inner.items() if value is not None}, **found}
     for name, off in _NOT_BUILT.items():
         if name in found and found[name] not in off:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from regard.models.model import EncoderDecoder, Memory, Model, SingleTower
 from regard.nn import KVCache
+
+
+def limit(model: Model) -> int | None:
+    """The longest text that a decoder has positions for, or None if there is no end."""
+    assert model.decoder is not None
+    return cast("int | None", model.decoder.front.limit)
 
 
 class Decoding:
@@ -17,10 +25,9 @@ class Decoding:
     """
 
     def __init__(self, model: Model, memory: Memory | None, total: int):
-        assert model.decoder is not None
         self.model, self.total = model, total
         self.memory = None if memory is None else memory.padded()
-        self.limit: int | None = model.decoder.front.limit
+        self.limit = limit(model)
         self.cache: KVCache | None = None
 
     def next(self, ids: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regard.generation.beam import beam_search
 from regard.generation.config import GenerationConfig, from_checkpoint, resolve
-from regard.generation.decode import Decoding
+from regard.generation.decode import Decoding, limit
 from regard.generation.job import Job, Written
 from regard.generation.processors import Facts, build_processors
 from regard.generation.prompt import Prompt, prompt
@@ -153,7 +153,8 @@ def _prepare(model: Model, config: GenerationConfig, inputs: Inputs, options: Ma
         ids = _default(inputs.ids, config.bos_token_id, 1, "bos_token_id", "input_ids")
         start = prompt(ids, inputs.mask, inputs.lengths, pad=config.pad_token_id, ends=eos, device=device)
     assert model.decoder is not None and isinstance(model.head, LanguageHead)
-    _check_ids(start.ids, model.decoder.front.config.vocab_size)
+    front: Any = model.decoder.front
+    _check_ids(start.ids, front.config.vocab_size)
     max_new = _budget(model, config, start, options)
     vocab, width = model.head.config.vocab_size, start.ids.shape[1]
     min_new = config.min_length - width if config.min_new_tokens is None else config.min_new_tokens
@@ -202,7 +203,6 @@ def _default(ids: Any, first: int | None, rows: int, name: str, needed: str) -> 
 
 def _budget(model: Model, c: GenerationConfig, start: Prompt, options: Mapping[str, Any]) -> int:
     """How many tokens may be written. Raises ValueError naming both numbers where the model's positions end first."""
-    assert model.decoder is not None
     width = start.ids.shape[1]
     if c.max_new_tokens is not None:
         new = c.max_new_tokens
@@ -212,18 +212,18 @@ def _budget(model: Model, c: GenerationConfig, start: Prompt, options: Mapping[s
             raise ValueError(f"max_length is {c.max_length} but the prompt has {width} tokens; pass max_new_tokens")
     else:
         new = DEFAULT_NEW
-    limit, longest = model.decoder.front.limit, start.longest
-    if limit is None or c.on_long_prompt == "slide":
+    most, longest = limit(model), start.longest
+    if most is None or c.on_long_prompt == "slide":
         return new
-    if longest > limit:
+    if longest > most:
         raise ValueError(
-            f"the prompt has {longest} tokens; this model takes at most {limit}; "
+            f"the prompt has {longest} tokens; this model takes at most {most}; "
             "shorten it, or pass on_long_prompt='slide' to keep its last tokens"
         )
-    room = limit + 1 - longest  # the last token is written, never read
+    room = most + 1 - longest  # the last token is written, never read
     if new > room and (options.get("max_new_tokens") or options.get("max_length")):
         raise ValueError(
-            f"the prompt has {longest} tokens and {new} new ones are asked for; this model takes at most {limit}; "
+            f"the prompt has {longest} tokens and {new} new ones are asked for; this model takes at most {most}; "
             "ask for fewer, or pass on_long_prompt='slide' to forget the oldest"
         )
     return min(new, room)
