@@ -1,4 +1,4 @@
-"""MPNet (2004.09297): RoBERTa without types of segments, and with a bias by bucket of distance that all layers share."""
+"""MPNet (2004.09297): RoBERTa without types of segments, with a bias by bucket of distance that all layers share."""
 
 from __future__ import annotations
 

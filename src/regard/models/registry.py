@@ -20,7 +20,7 @@ def families() -> dict[str, Family]:
     """All families by name."""
     found = {}
     for info in pkgutil.iter_modules(regard.models.__path__):
-        if info.name not in _MACHINERY:
+        if info.name not in _MACHINERY and not info.name.startswith("_"):  # _x.py: bricks of a family's own
             family: Family = importlib.import_module(f"regard.models.{info.name}").FAMILY
             found[family.name] = family
     return dict(sorted(found.items()))
