@@ -1,0 +1,119 @@
+"""The cache against plain lists: ragged rows, cropping, choosing rows, growing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from regard.config import AttentionConfig, Causal, RopeConfig
+from regard.nn import KVCache, build
+from regard.nn.context import cached, packed, padded
+
+
+class Rows:
+    """A cache and what each of its rows should hold, written token by token."""
+
+    def __init__(self, capacity=0, rows=3):
+        self.cache, self.rows = KVCache(capacity), [[] for _ in range(rows)]
+
+    def write(self, counts):
+        """Add `counts[b]` tokens to each row, padding on the right, in two layers."""
+        width = max(counts)
+        k, v = torch.randn(len(counts), width, 2, 4), torch.randn(len(counts), width, 2, 5)
+        starts = torch.tensor(self.cache.lengths or [0] * len(counts))
+        self.cache.reserve(counts, torch.arange(width) + starts[:, None])
+        for layer in range(2):
+            keys, values = self.cache.update(layer, k + layer, v - layer)
+        for b, count in enumerate(counts):
+            self.rows[b] += [(k[b, t], v[b, t]) for t in range(count)]
+        self.check(keys, values)
+
+    def check(self, keys, values):
+        assert self.cache.lengths == [len(row) for row in self.rows]
+        assert keys.shape[2] == values.shape[2] == self.cache.width
+        for b, row in enumerate(self.rows):
+            for t, (k, v) in enumerate(row):
+                assert torch.equal(keys[b, :, t], k + 1) and torch.equal(values[b, :, t], v - 1)
+
+
+@pytest.mark.parametrize("capacity", [0, 4, 100])
+def test_ragged_rows_grow(capacity):
+    rows = Rows(capacity)
+    for counts in ((3, 1, 5), (1, 1, 1), (2, 7, 1), (1, 1, 1), (40, 1, 3)):
+        rows.write(counts)
+    assert rows.cache.lengths == [47, 11, 11]
+
+
+def test_equal_rows_take_the_straight_path():
+    rows = Rows()
+    for counts in ((3, 3, 3), (1, 1, 1), (1, 1, 1)):
+        rows.write(counts)
+    assert isinstance(rows.cache._columns, slice)
+
+
+def test_crop_forgets_and_the_place_is_written_anew():
+    rows = Rows()
+    rows.write((5, 2, 4))
+    rows.cache.crop([3, 2, 1])
+    rows.rows = [row[:n] for row, n in zip(rows.rows, (3, 2, 1), strict=True)]
+    assert rows.cache.lengths == [3, 2, 1] and rows.cache.width == 3
+    rows.write((1, 1, 1))
+    with pytest.raises(ValueError, match=r"cannot crop rows of \[4, 3, 2\] tokens to \[4, 4, 2\]"):
+        rows.cache.crop([4, 4, 2])
+
+
+def test_select_repeats_drops_and_reorders_rows():
+    rows = Rows()
+    rows.write((5, 2, 4))
+    memory = torch.randn(3, 2, 7, 4)
+    rows.cache.keep_memory(0, memory, -memory)
+    rows.cache.select(torch.tensor([2, 1, 1, 2]))
+    rows.rows = [list(rows.rows[i]) for i in (2, 1, 1, 2)]
+    k, v = rows.cache.memory(0)
+    assert torch.equal(k, memory[[2, 1, 1, 2]]) and torch.equal(v, -k)
+    assert rows.cache.width == 4
+    rows.write((1, 1, 1, 1))
+    rows.cache.select(torch.tensor([1, 0, 3, 2]), memory=False)
+    assert torch.equal(rows.cache.memory(0)[0], memory[[2, 1, 1, 2]])
+    rows.rows = [rows.rows[i] for i in (1, 0, 3, 2)]
+    rows.write((2, 1, 1, 1))
+
+
+def test_another_number_of_rows_is_refused():
+    rows = Rows()
+    rows.write((1, 1, 1))
+    with pytest.raises(ValueError, match="the cache holds 3 rows but the input has 2"):
+        rows.cache.reserve([1, 1], torch.zeros(2, 1, dtype=torch.long))
+
+
+def test_packed_rows_fill_a_new_cache_only():
+    cache = KVCache()
+    packed((2, 3), torch.device("cpu"), cache)
+    with pytest.raises(ValueError, match="packed input starts new rows, but the cache already holds some"):
+        packed((2, 3), torch.device("cpu"), cache)
+
+
+@pytest.mark.parametrize("start", ["padded", "packed"])
+@torch.no_grad()
+def test_attention_in_pieces_equals_attention_at_once(start):
+    layer = build(AttentionConfig(num_heads=2, head_dim=4, num_kv_heads=1, rope=RopeConfig(dim=4), mask=Causal()), 8)
+    rows = [torch.randn(n, 8) for n in (6, 9, 4)]
+    whole = [layer(row[None], padded(torch.arange(len(row))[None], aligned=True))[0] for row in rows]
+    cache, prompts = KVCache(), (3, 6, 1)
+    if start == "packed":
+        x = torch.cat([row[:n] for row, n in zip(rows, prompts, strict=True)])
+        first = list(layer(x, packed(prompts, x.device, cache)).split(prompts))
+    else:
+        x = torch.full((3, 6, 8), 9.0)
+        for i, n in enumerate(prompts):
+            x[i, :n] = rows[i][:n]
+        out = layer(x, cached(torch.arange(6).expand(3, 6), prompts, cache))
+        first = [out[i, :n] for i, n in enumerate(prompts)]
+    for i, part in enumerate(first):
+        torch.testing.assert_close(part, whole[i][: prompts[i]], atol=1e-5, rtol=1e-5)
+    for step in range(3):
+        at = torch.tensor(prompts)[:, None] + step
+        x = torch.stack([row[n + step] for row, n in zip(rows, prompts, strict=True)])[:, None]
+        out = layer(x, cached(at, (1, 1, 1), cache))
+        for i in range(3):
+            torch.testing.assert_close(out[i, 0], whole[i][int(at[i])], atol=1e-5, rtol=1e-5)
