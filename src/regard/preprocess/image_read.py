@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ MAX_PIXELS = 178_956_970
 MAX_IMAGE_BYTES = 512 * 2**20
 """Largest image file that is read."""
 
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """File formats that are decoded. Others, such as EPS, would start programs."""
 
 
@@ -72,7 +73,7 @@ def decode(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", pil.DecompressionBombWarning)  # the limit is checked below
-                image = pil.open(file, formats=FORMATS)
+                image = pil.open(file, formats=_formats())
         except pil.UnidentifiedImageError:
             raise ValueError(f"{name} is no image of a known kind ({', '.join(FORMATS)}), or is damaged") from None
         except pil.DecompressionBombError:
@@ -82,6 +83,14 @@ def decode(
         with image:
             _check_pixels(image.size, max_pixels, name)
             return _upright(_loaded(image, name))
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this installation of Pillow can decode."""
+    pil = need("PIL.Image", "vision")
+    pil.init()
+    return tuple(name for name in FORMATS if name in pil.OPEN)
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int, name: str) -> None:
