@@ -144,7 +144,5 @@ def best_spans(start: Tensor, end: Tensor, inside: Tensor, count: int, longest: 
     chances = (start * keep)[:, None] * (end * keep)[None, :]
     chances = chances.triu().tril(longest - 1).flatten()
     best, places = chances.topk(min(count, len(chances)))
-    spans = [
-        (place // len(start), place % len(start), score) for score, place in zip(best, places.tolist(), strict=True)
-    ]
-    return [(i, j, float(score)) for i, j, score in spans if keep[i] and keep[j]]
+    spans = [(*divmod(place, len(start)), score) for score, place in zip(best.tolist(), places.tolist(), strict=True)]
+    return [(i, j, score) for i, j, score in spans if keep[i] and keep[j] and 0 <= j - i < longest]
