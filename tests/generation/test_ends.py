@@ -146,3 +146,30 @@ def test_writing_on_beyond_the_end_slides(gpt2, rows):
             window.append(token)
             written.append(token)
         assert found[i, 9:].tolist() == written
+
+
+@pytest.fixture(scope="module")
+def bytes_tokenizer(tmp_path_factory):
+    """A tokenizer of 59 bytes and two special tokens: letters of two bytes come in halves."""
+    tokenizers = pytest.importorskip("tokenizers")
+    from regard.preprocess.text import Tokenizer
+
+    shown = [*"abcdefghijklmnopqrstuvwxyz", *"ABCDEFGHIJKLMNOPQRSTUV", "Ġ", "Ã", "¤", "¶", "¼", ".", ",", "!", "?", ";"]
+    vocab = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *shown])}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, []))
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens(["<pad>", "<s>", "</s>"])
+    folder = tmp_path_factory.mktemp("bytes")
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}')
+    assert len(vocab) == 61
+    return Tokenizer.from_folder(folder)
+
+
+def test_streamed_text_is_the_decoded_text(gpt2, rows, bytes_tokenizer):
+    options = {"max_new_tokens": 40, "do_sample": True, "seed": 6, "temperature": 9.0, "tokenizer": bytes_tokenizer}
+    whole = gpt2.generate(rows, **options)[:, 9:]
+    pieces = [step.text for step in stream(gpt2, rows, **options)]
+    for i, row in enumerate(whole):
+        assert "".join(piece[i] for piece in pieces) == bytes_tokenizer.decode(row, skip_special_tokens=True)
+    assert any(not piece[0] for piece in pieces) or "�" in "".join(p[0] for p in pieces)

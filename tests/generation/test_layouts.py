@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -55,6 +57,20 @@ def test_ends_at_different_steps_and_rows_that_leave(gpt2, rows):
     for row, stop, expected in zip(found.sequences[:, 9:].tolist(), stops, free, strict=True):
         assert row[:stop] == expected[:stop]
         assert set(row[stop:]) <= {0}
+
+
+@pytest.mark.parametrize("steps", [3, 50])
+def test_looking_seldom_changes_nothing(gpt2, rows, monkeypatch, steps):
+    """On a GPU the rows that are done are asked for every few steps only."""
+    free = gpt2.generate(rows, max_new_tokens=20, eos_token_id=None)[:, 9:].tolist()
+    options = {"max_new_tokens": 20, "eos_token_id": [row[4] for row in free], "pad_token_id": 0}
+    options |= {"return_dict_in_generate": True}
+    expected = gpt2.generate(rows, **options)
+    assert int(expected.lengths.max()) < 20
+    monkeypatch.setattr(importlib.import_module("regard.generation.search"), "patience", lambda job: steps)
+    found = gpt2.generate(rows, **options)
+    assert torch.equal(found.sequences, expected.sequences) and torch.equal(found.lengths, expected.lengths)
+    torch.testing.assert_close(found.logprobs, expected.logprobs)
 
 
 def test_finished_rows_cost_nothing(gpt2, rows, monkeypatch):

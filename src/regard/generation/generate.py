@@ -113,7 +113,7 @@ def steps(model: Model, config: GenerationConfig, inputs: Inputs, options: Mappi
     with torch.inference_mode():
         job, start = _prepare(model, config, inputs, options)
         out = Written.empty(job, start.ids.shape[0] * config.num_return_sequences)
-    found = search(job, out)
+    found = search(job, out, watched=True)
     while True:
         with torch.inference_mode():  # not held while the caller works with a step
             tokens = next(found, None)
@@ -133,7 +133,7 @@ def _run(job: Job, start: Prompt) -> Written:
     put = getattr(streamer, "put", streamer)
     if hasattr(streamer, "put"):
         put(start.shown.repeat_interleave(c.num_return_sequences, 0).cpu())
-    for tokens in search(job, out):
+    for tokens in search(job, out, watched=streamer is not None):
         if put is not None:
             put(tokens.cpu().clone())
     if hasattr(streamer, "end"):

@@ -11,10 +11,10 @@ from regard.generation.job import Job, Written, spare
 from regard.generation.sampling import draw, spread, uniforms, warp
 
 
-def search(job: Job, out: Written) -> Iterator[Tensor]:
+def search(job: Job, out: Written, *, watched: bool = False) -> Iterator[Tensor]:
     """Write into `out`; yields each step's tokens (R,), the pad id for rows that had finished.
 
-    Finished rows leave the batch, in groups, so that they cost nothing.
+    Finished rows leave the batch, in groups, so that they cost nothing. `watched`: the last step must be the last.
     """
     c, device = job.config, job.ids.device
     inputs, width = job.ids.shape
@@ -24,8 +24,7 @@ def search(job: Job, out: Written) -> Iterator[Tensor]:
     ids[:, :width] = job.ids[source]
     done = torch.zeros(len(live), dtype=torch.bool, device=device)
     uniform = _uniforms(job)
-    # Asking a GPU which rows are done makes it wait; some steps too many for finished rows cost less.
-    every = 1 if device.type == "cpu" or c.streamer is not None or job.stop.each_step else 8
+    every = 1 if watched else patience(job)
     for new in range(job.max_new):
         raw = job.decoding.next(ids[:, : width + new] if new else job.ids)
         if not new and len(live) > inputs:
@@ -46,6 +45,11 @@ def search(job: Job, out: Written) -> Iterator[Tensor]:
                 keep = (~done).nonzero()[:, 0]
                 live, source, ids, done = live[keep], source[keep], ids[keep], done[keep]
                 job.decoding.select(keep)
+
+
+def patience(job: Job) -> int:
+    """Steps between looks at which rows are done: asking a GPU makes it wait, a few steps too many cost less."""
+    return 1 if job.ids.device.type == "cpu" or job.stop.each_step else 8
 
 
 def _uniforms(job: Job) -> Tensor | None:
