@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from typing import Any
 
@@ -248,3 +249,19 @@ def test_a_decoder_labels_texts_too(make: Any, oracle: Any) -> None:
 def test_results_are_plain_data(make: Any) -> None:
     folder = make("bert", "BertForTokenClassification", labels=NER)[1]
     assert json.loads(json.dumps(regard.pipeline("ner", folder)(TEXTS[0])))
+
+
+def test_a_real_checkpoint_fills_in_reactions(data: Any) -> None:
+    """Every token of a reaction masked in turn: as many right as the authors' weights get, and as likely."""
+    folder = data("checkpoints/rxnfp-bert-mlm")
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    known, tolerance = expected["mask_each_token"], expected["tolerance"]
+    pipe = regard.pipeline("fill-mask", folder, top_k=1)
+    tokens = pipe.tokenizer.tokenize(known["text"])
+    masked = ["".join([*tokens[:i], "[MASK]", *tokens[i + 1 :]]) for i in range(len(tokens))]
+    found = pipe(masked)
+    right = [rows[0]["token_str"] == token for rows, token in zip(found, tokens, strict=True)]
+    scores = [pipe(text, targets=token)[0]["score"] for text, token in zip(masked, tokens, strict=True)]
+    assert (len(tokens), sum(right)) == (known["tokens"], known["right"])
+    assert sum(map(math.log, scores)) == pytest.approx(known["sum_logprob_of_true"], abs=tolerance["sum_logprob"])
+    assert found[0][0]["sequence"] == known["text"]
