@@ -37,8 +37,7 @@ def embedding(raw: Raw, *, learned: bool = True, norm: bool = True) -> Embedding
     dim, length = raw.integer("d_model"), raw.integer("max_position_embeddings", 1024)
     if not learned:  # a word of the first versions; weights could not tell
         raw.one_of("static_position_embeddings", (True,), True)
-    halves = SinusoidalPositions(size=length, layout="halves")
-    positions = LearnedPositions(size=length, offset=2) if learned else halves
+    positions = LearnedPositions(size=length, offset=2) if learned else SinusoidalPositions(size=length, layout="halves")
     return EmbeddingConfig(
         vocab_size=raw.integer("vocab_size"),
         dim=dim,
