@@ -37,7 +37,8 @@ def embedding(raw: Raw, *, learned: bool = True, norm: bool = True) -> Embedding
     dim, length = raw.integer("d_model"), raw.integer("max_position_embeddings", 1024)
     if not learned:  # a word of the first versions; weights could not tell
         raw.one_of("static_position_embeddings", (True,), True)
-    positions = LearnedPositions(size=length, offset=2) if learned else SinusoidalPositions(size=length, layout="halves")
+    halves = SinusoidalPositions(size=length, layout="halves")
+    positions = LearnedPositions(size=length, offset=2) if learned else halves
     return EmbeddingConfig(
         vocab_size=raw.integer("vocab_size"),
         dim=dim,
@@ -103,8 +104,7 @@ def backbone(raw: Raw, *, learned: bool = True, shared: bool = True) -> list[Rul
         rules += [
             Rule(f"{side}.embed_tokens.weight", f"{side}.front.token.weight", read_only=shared),
             Rule(f"{side}.embed_positions.weight", f"{side}.front.position.weight" if learned else ()),
-            Rule(f"{side}.embed_positions._float_tensor"),
-            Rule(f"{side}.version"),
+            *(Rule(f"{side}.{unused}") for unused in ("version", "embed_positions._float_tensor")),
             Rule(f"{side}.layernorm_embedding.@", f"{side}.front.norm.@"),
             Rule(f"{side}.layer_norm.@", f"{side}.stack.norm.@"),
             Rule(f"{disk}fc1.@", f"{ours}ffn.fn.up.@"),
