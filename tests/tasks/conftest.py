@@ -42,6 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 64,
     },
 }
+SIZES |= {"bart": SIZES["mbart"], "marian": SIZES["mbart"]}
 Make = Callable[..., tuple[Any, Path]]
 
 

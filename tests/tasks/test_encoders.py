@@ -52,6 +52,12 @@ def test_fill_mask_of_byte_pairs(make: Any, oracle: Any) -> None:
     same(regard.pipeline("fill-mask", made[1])(text), oracle("fill-mask", made)(text))
 
 
+def test_an_encoder_decoder_fills_masks_too(make: Any, oracle: Any) -> None:
+    made = make("bart", "BartForConditionalGeneration")
+    texts = ["The quick<mask> fox.", "A<mask> dog jumps<mask> the fox"]
+    same(regard.pipeline("fill-mask", made[1])(texts), oracle("fill-mask", made)(texts))
+
+
 def test_a_word_that_is_no_token_counts_by_its_first(make: Any, oracle: Any, caplog: Any) -> None:
     made = make("bert", "BertForMaskedLM")
     options = {"targets": ["unbelievableness", "the"]}

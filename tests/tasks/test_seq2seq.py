@@ -147,21 +147,14 @@ def test_translation_by_tokens_on_both_sides(make: Any, name: str) -> None:
         pipe("a", src_lang="en_XX")
 
 
-def test_a_mark_before_the_text(make: Any, tmp_path: Path) -> None:
-    from regard.tasks.languages import Direction, direction
-    from tests.preprocess.folders import FOLDERS
-
-    folder = tmp_path / "marian"
-    folder.mkdir()
-    FOLDERS["marian"](folder)
-    words = regard.preprocess.text.Tokenizer.from_folder(folder)
-    marks = [token for token in words.get_vocab() if token.startswith(">>")]
-    assert marks
-    code = marks[0].strip("><")
-    assert direction(words, None, "en", code) == Direction(prefix=f">>{code}<< ")
-    assert direction(words, None, None, None) == Direction()
-    with pytest.raises(ValueError, match="tgt_lang is 'xyz'"):
-        direction(words, None, None, "xyz")
+def test_translation_by_a_mark_before_the_text(make: Any) -> None:
+    made = make("marian", "MarianMTModel", pad_token_id=1, decoder_start_token_id=1, eos_token_id=0)
+    for name, prefix in (("translation", ""), ("translation_en_to_fra", ">>fra<< ")):
+        texts = written(made, [prefix + text for text in TEXTS], "MarianTokenizer", num_beams=2, **FEW)
+        expected = [{"translation_text": text} for text in texts]
+        same(regard.pipeline(name, made[1], num_beams=2, **FEW)(TEXTS), expected)
+    with pytest.raises(ValueError, match="tgt_lang is 'de'; allowed: one of 1 languages, such as fra"):
+        regard.pipeline("translation_en_to_de", made[1])("a")
 
 
 def test_long_input(make: Any) -> None:
