@@ -35,7 +35,7 @@ def load(
     """Load a checkpoint as `regard.checkpoint.load.load` does, with its tokenizer as `model.processor`.
 
     A folder without tokenizer files gives no processor; for one whose files cannot be read, a warning says why, as the
-    model is of use without it.
+    model is of use without it. A vocabulary that the model has no vectors for is a ValueError.
     """
     model = checkpoint.load(
         ref,
@@ -51,12 +51,28 @@ def load(
         model.processor = processor(model.folder)
     except ValueError as error:
         log.warning("%s comes without its processor: %s", model.name, error)
+    check_vocabulary(model)
     return model
+
+
+def check_vocabulary(model: Model) -> None:
+    """Raise a ValueError naming both numbers if the tokenizer gives ids beyond the model's table; it may have fewer."""
+    tokenizer = getattr(model.processor, "tokenizer", model.processor)
+    sizes = [getattr(tower.front.config, "vocab_size", None) for tower in model.towers()]
+    size = next((size for size in sizes if size is not None), None)
+    if size is None or not hasattr(tokenizer, "get_vocab"):
+        return
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    if largest >= size:
+        raise ValueError(
+            f"{model.name}: the tokenizer's largest id is {largest} ({token!r}), but the model has vectors for "
+            f"vocab_size = {size} ids; this tokenizer belongs to another checkpoint, or the model was not resized"
+        )
 
 
 def processor(folder: str | os.PathLike[str] | None) -> Any:
     """The tokenizer in a folder, or None where there is none. Raises ValueError for files that cannot be read."""
-    if folder is None or not any(os.path.isfile(os.path.join(folder, name)) for name in TOKENIZER_FILES):
+    if folder is None or not any(os.path.lexists(os.path.join(folder, name)) for name in TOKENIZER_FILES):
         return None
     from regard.preprocess.text import Tokenizer  # half the cost of importing regard, and not every model reads text
 

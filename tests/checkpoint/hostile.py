@@ -467,8 +467,8 @@ def _value(**changes: Any) -> Builder:
     return _text("config.json", json.dumps({**CONFIG, **changes}).encode())
 
 
-def _without(key: str) -> Builder:
-    return _text("config.json", json.dumps({name: value for name, value in CONFIG.items() if name != key}).encode())
+def _without(*keys: str) -> Builder:
+    return _text("config.json", json.dumps({name: v for name, v in CONFIG.items() if name not in keys}).encode())
 
 
 def _own_code(folder: Path) -> None:
@@ -486,7 +486,7 @@ CONFIG_VALUE: dict[str, Builder] = {
     "config.json missing": _text("config.json", None),
     "config.json with nothing": _text("config.json", b"{}"),
     "model of its own code": _own_code,
-    "model_type missing": _without("model_type"),
+    "model_type and architectures missing": _without("model_type", "architectures"),
     "model_type unknown": _value(model_type="no-such-model"),
     "model_type a path": _value(model_type="../../../../etc/passwd"),
     "model_type a module": _value(model_type="os.system"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.checkpoint.find import Folder, find
+from regard.checkpoint.memory import check_fits
 from regard.checkpoint.read import Weights, finite, open_weights
 from regard.checkpoint.rules import Pending, Table
 from regard.models.base import Family, HeadKind, Raw
@@ -60,10 +61,17 @@ def load(
 
 
 def from_config(raw: dict[str, Any], *, head: str | None = None, seed: int | None = None) -> Model:
-    """A new model from a config.json's content, its weights drawn as the family's paper says."""
+    """A new model from a config.json's content, its weights drawn as the family's paper says.
+
+    Raises ValueError for fields that no such model has, and for a model larger than the memory that is free.
+    """
     family = family_of(raw)
     kind = head_of(family, raw, head)
-    model = build_model(family.config(Raw(raw), kind), seed=seed)
+    config = family.config(Raw(raw), kind)
+    if torch.get_default_device().type == "cpu":
+        with torch.device("meta"):
+            check_fits(build_model(config), torch.get_default_dtype().itemsize)
+    model = build_model(config, seed=seed)
     model.raw, model.architecture = dict(raw), family.architecture_for(kind, named(raw))
     model.labels = Raw(raw).labels()
     return model

@@ -25,7 +25,7 @@ from regard.config import (
     TowerConfig,
 )
 from regard.models.base import Family, HeadKind, Raw, Rule, Squeeze
-from regard.models.common import architectures, seq2seq_head, seq2seq_head_rules
+from regard.models.common import architectures, head_dim, seq2seq_head, seq2seq_head_rules
 
 TINY = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 48, "decoder_ffn_dim": 40}
 TINY |= {"encoder_attention_heads": 4, "decoder_attention_heads": 2, "vocab_size": 97, "max_position_embeddings": 40}
@@ -53,7 +53,9 @@ def tower(raw: Raw, side: Literal["encoder", "decoder"], front: EmbeddingConfig,
     """One side of the model. Pre-norm layers bring a final norm with them."""
     heads, dim = raw.integer(f"{side}_attention_heads"), front.dim
     raw.one_of("normalize_before", (pre,), pre)
-    attention = AttentionConfig(num_heads=heads, head_dim=dim // heads, dropout=raw.rate("attention_dropout"))
+    attention = AttentionConfig(
+        num_heads=heads, head_dim=head_dim(raw, dim, heads), dropout=raw.rate("attention_dropout")
+    )
     layer = LayerConfig(
         norm=NormConfig(),
         order="pre" if pre else "post",

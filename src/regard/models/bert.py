@@ -18,7 +18,7 @@ from regard.config import (
     TransformConfig,
 )
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule
-from regard.models.common import architectures, encoder, encoder_head_rules
+from regard.models.common import architectures, encoder, encoder_head_rules, head_dim
 
 TINY = {
     "hidden_size": 32,
@@ -41,7 +41,7 @@ def layer(raw: Raw) -> LayerConfig:
         order="post",
         dropout=raw.rate("hidden_dropout_prob", 0.1),
         attention=AttentionConfig(
-            num_heads=heads, head_dim=dim // heads, dropout=raw.rate("attention_probs_dropout_prob", 0.1)
+            num_heads=heads, head_dim=head_dim(raw, dim, heads), dropout=raw.rate("attention_probs_dropout_prob", 0.1)
         ),
         feed_forward=FeedForwardConfig(
             hidden_dim=raw.integer("intermediate_size"), activation=raw.activation("hidden_act", "gelu")

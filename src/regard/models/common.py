@@ -48,6 +48,13 @@ def architectures(name: str, prefix: str, *suffixes: str) -> dict[str, Architect
     return {name + suffix: Architecture(_SUFFIXES[suffix], "" if suffix == "Model" else prefix) for suffix in suffixes}
 
 
+def head_dim(raw: Raw, dim: int, heads: int) -> int:
+    """Channels of each head. Raises ValueError unless the heads share them out evenly."""
+    if dim % heads:
+        raise ValueError(f"{raw.where}: {heads} attention heads; allowed: a divisor of the model's dim, which is {dim}")
+    return dim // heads
+
+
 def task_head(raw: Raw, kind: HeadKind, *, dropout: float = 0.0, bias: bool = True) -> HeadConfig:
     """The plain heads that look alike everywhere: one linear per token, per span end, or nothing at all."""
     if kind == "token-classification":

@@ -18,7 +18,7 @@ from regard.config import (
 )
 from regard.models import bert
 from regard.models.base import Family, HeadKind, Raw, Rule
-from regard.models.common import architectures, encoder, encoder_head_rules
+from regard.models.common import architectures, encoder, encoder_head_rules, head_dim
 
 
 def config(raw: Raw, head: HeadKind) -> ModelConfig:
@@ -28,7 +28,9 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
         norm=norm,
         order="post",
         dropout=drop,
-        attention=AttentionConfig(num_heads=heads, head_dim=dim // heads, dropout=raw.rate("attention_dropout", 0.1)),
+        attention=AttentionConfig(
+            num_heads=heads, head_dim=head_dim(raw, dim, heads), dropout=raw.rate("attention_dropout", 0.1)
+        ),
         feed_forward=FeedForwardConfig(hidden_dim=raw.integer("hidden_dim", 4 * dim), activation=activation),
     )
     front = EmbeddingConfig(

@@ -16,7 +16,7 @@ from regard.config import (
     TowerConfig,
 )
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule, Split, Transpose
-from regard.models.common import architectures, decoder_head, decoder_head_rules
+from regard.models.common import architectures, decoder_head, decoder_head_rules, head_dim
 
 # What files call "gelu" has always been computed by the tanh approximation.
 ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -30,7 +30,9 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
         norm=NormConfig(eps=raw.number("layer_norm_epsilon", 1e-5)),
         order="post",
         dropout=drop,
-        attention=AttentionConfig(num_heads=heads, head_dim=dim // heads, dropout=raw.rate("attn_pdrop", 0.1)),
+        attention=AttentionConfig(
+            num_heads=heads, head_dim=head_dim(raw, dim, heads), dropout=raw.rate("attn_pdrop", 0.1)
+        ),
         feed_forward=FeedForwardConfig(
             hidden_dim=4 * dim, activation=Raw({"afn": activation}, raw.where).activation("afn", "gelu_new")
         ),

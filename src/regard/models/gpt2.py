@@ -16,7 +16,7 @@ from regard.config import (
     TowerConfig,
 )
 from regard.models.base import Family, HeadKind, Raw, Rule, Split, Transpose
-from regard.models.common import architectures, decoder_head, decoder_head_rules
+from regard.models.common import architectures, decoder_head, decoder_head_rules, head_dim
 
 
 def config(raw: Raw, head: HeadKind) -> ModelConfig:
@@ -29,7 +29,7 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
         dropout=drop,
         attention=AttentionConfig(
             num_heads=heads,
-            head_dim=dim // heads,
+            head_dim=head_dim(raw, dim, heads),
             scale=None if raw.flag("scale_attn_weights", True) else 1.0,
             dropout=raw.rate("attn_pdrop", 0.1),
         ),

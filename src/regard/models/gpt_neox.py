@@ -15,7 +15,7 @@ from regard.config import (
     TowerConfig,
 )
 from regard.models.base import Family, HeadKind, Raw, Rule, SplitHeads
-from regard.models.common import architectures, decoder_head, decoder_head_rules, rope
+from regard.models.common import architectures, decoder_head, decoder_head_rules, head_dim, rope
 
 TINY = {
     "model_type": "gpt_neox",
@@ -37,9 +37,9 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
         dropout=drop,
         attention=AttentionConfig(
             num_heads=heads,
-            head_dim=dim // heads,
+            head_dim=head_dim(raw, dim, heads),
             bias=(bias,) * 4,
-            rope=rope(named, dim // heads),
+            rope=rope(named, head_dim(raw, dim, heads)),
             dropout=raw.rate("attention_dropout"),
         ),
         feed_forward=FeedForwardConfig(

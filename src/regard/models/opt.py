@@ -20,7 +20,7 @@ from regard.config import (
     TowerConfig,
 )
 from regard.models.base import Family, HeadKind, Raw, Rule
-from regard.models.common import architectures, decoder_head, decoder_head_rules
+from regard.models.common import architectures, decoder_head, decoder_head_rules, head_dim
 from regard.nn import Context, Stack, builds
 
 DEFAULTS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 2}
@@ -59,7 +59,7 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
         order="pre" if pre else "post",
         dropout=drop,
         attention=AttentionConfig(
-            num_heads=heads, head_dim=dim // heads, bias=(bias,) * 4, dropout=raw.rate("attention_dropout")
+            num_heads=heads, head_dim=head_dim(raw, dim, heads), bias=(bias,) * 4, dropout=raw.rate("attention_dropout")
         ),
         feed_forward=FeedForwardConfig(
             hidden_dim=raw.integer("ffn_dim"), activation=raw.activation("activation_function", "relu"), bias=bias

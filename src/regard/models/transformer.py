@@ -21,7 +21,7 @@ from regard.config import (
     TowerConfig,
 )
 from regard.models.base import Family, HeadKind, Raw, Rule
-from regard.models.common import architectures, seq2seq_head
+from regard.models.common import architectures, head_dim, seq2seq_head
 
 
 def stack(raw: Raw, *, decoder: bool) -> StackConfig:
@@ -29,7 +29,7 @@ def stack(raw: Raw, *, decoder: bool) -> StackConfig:
     if dim % heads:
         raise ValueError(f"{raw.where}: num_heads is {heads}; allowed: a divisor of d_model = {dim}")
     pre = raw.one_of("norm", ("post", "pre"), "post") == "pre"
-    attention = AttentionConfig(num_heads=heads, head_dim=dim // heads)
+    attention = AttentionConfig(num_heads=heads, head_dim=head_dim(raw, dim, heads))
     layer = LayerConfig(
         norm=NormConfig(),
         order="pre" if pre else "post",

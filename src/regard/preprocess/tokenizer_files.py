@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from regard.checkpoint.find import Folder
+
 MAX_TOKENIZER_BYTES = 256 << 20
 MAX_SMALL_BYTES = 16 << 20  # tokenizer_config.json and its like
 MAX_VOCAB = 4_000_000
@@ -75,11 +77,8 @@ class TokenizerFiles:
 
     def find(self, *names: str) -> Path | None:
         """The first of these files that the folder has."""
-        for name in names:
-            path = self.folder / name
-            if path.is_file():
-                return path
-        return None
+        found = (Folder(path=self.folder, name=str(self.folder)).file(name) for name in names)
+        return next((path for path in found if path is not None), None)
 
     def need(self, *names: str) -> Path:
         """Like `find`, but a ValueError lists what was looked for."""
@@ -95,8 +94,7 @@ def read_folder(folder: Path) -> TokenizerFiles:
         raise ValueError(f"{folder}: not a folder")
 
     def optional(name: str) -> dict[str, Any]:
-        path = folder / name
-        return parse_json(read_text(path, MAX_SMALL_BYTES), path) if path.is_file() else {}
+        return Folder(path=folder, name=str(folder)).json(name, limit=MAX_SMALL_BYTES) or {}
 
     model = optional("config.json")
     added = optional("added_tokens.json")
@@ -121,13 +119,16 @@ def _text_or_none(value: Any) -> str | None:
 def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Chat templates by name: files win over tokenizer_config.json."""
     found: dict[str, str] = {}
-    path = folder / "chat_template.jinja"
-    if path.is_file():
+    whole = Folder(path=folder, name=str(folder))
+    path = whole.file("chat_template.jinja")
+    if path is not None:
         found["default"] = read_text(path, MAX_TEMPLATE_BYTES)
     more = folder / "additional_chat_templates"
     if more.is_dir():
-        for file in sorted(more.glob("*.jinja"))[:64]:
-            found[file.stem] = read_text(file, MAX_TEMPLATE_BYTES)
+        for name in sorted(f"{more.name}/{file.name}" for file in more.glob("*.jinja"))[:64]:
+            file = whole.file(name)
+            if file is not None:
+                found[file.stem] = read_text(file, MAX_TEMPLATE_BYTES)
     if found:
         return found
     value = config.get("chat_template")

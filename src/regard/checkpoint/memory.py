@@ -1,0 +1,48 @@
+"""How much memory there is, to refuse what cannot fit before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+
+def check_fits(model: nn.Module, itemsize: int = 4) -> None:
+    """Raise a ValueError naming both numbers if the parameters of a model on `meta` are more than the free memory."""
+    free = available()
+    needed = sum(parameter.numel() for parameter in model.parameters()) * itemsize
+    if free is not None and needed > free:
+        raise ValueError(
+            f"this config makes a model of {needed / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB of memory are free"
+        )
+
+
+def available() -> int | None:
+    """Bytes that can still be taken, within the machine and its control group; None where the system does not tell."""
+    found = [_meminfo(), _group()]
+    known = [n for n in found if n is not None]
+    if known:
+        return min(known)
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _meminfo(path: str = "/proc/meminfo") -> int | None:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _group(root: str = "/sys/fs/cgroup") -> int | None:
+    """What a container has left: its limit less what it uses beyond caches that can be dropped."""
+    try:
+        limit, used = (Path(root, name).read_text().strip() for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in Path(root, "memory.stat").read_text().splitlines())
+        return None if limit == "max" else int(limit) - int(used) + int(stat.get("inactive_file", 0))
+    except (OSError, ValueError):
+        return None
