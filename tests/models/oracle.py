@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,38 @@ NAMES = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_ou
 
 
 def cases() -> list[tuple[str, str, str]]:
-    """(family, variant, architecture) for every tiny config and every head of every family.
+    """(family, variant, architecture) for every tiny config and every head of every family that reads text alone.
 
     A family of our own, which the reference does not have, stands here with its first head, to be skipped in sight.
     """
+    return [case for case in _cases() if reads(case[2]) == {"text"}]
+
+
+def sense_cases() -> list[tuple[str, str, str]]:
+    """The same for what reads images, video or sound, with text beside it or without."""
+    return [case for case in _cases() if reads(case[2]) != {"text"}]
+
+
+def sound_cases() -> list[tuple[str, str, str]]:
+    """The same for what reads sound, one class for each head."""
+    found: dict[Any, tuple[str, str, str]] = {}
+    for family, variant, name in sense_cases():
+        if "audio" in reads(name):
+            found.setdefault((variant, families()[family].architectures[name].head), (family, variant, name))
+    return list(found.values())
+
+
+def reads(architecture: str) -> set[str]:
+    """What a class reads, as the reference says: "text", "image", "video", "audio"."""
+    import transformers
+
+    if architecture.endswith("ForCausalLM"):
+        return {"text"}  # some inherit the word "image" from their bigger brothers
+    found = getattr(getattr(transformers, architecture, None), "input_modalities", "text")
+    return {found} if isinstance(found, str) else set(found)
+
+
+def _cases() -> list[tuple[str, str, str]]:
     found = []
     for family in families().values():
         assert family.tiny, f"{family.name} has no tiny reference config"
@@ -38,15 +67,15 @@ def cases() -> list[tuple[str, str, str]]:
 
 
 def architectures(family: Family, model_type: str) -> list[str]:
-    """One class name for each head, of the classes that belong to a model type in the reference."""
+    """The classes that belong to a model type in the reference: one for each head, or all that read with senses."""
     import transformers
 
     config_class = type(transformers.AutoConfig.for_model(model_type))
-    heads: dict[str, str] = {}
+    heads: dict[Any, str] = {}
     for name, architecture in family.architectures.items():
         found = getattr(transformers, name, None)
         if found is not None and getattr(found, "config_class", None) is config_class:
-            heads.setdefault(architecture.head, name)
+            heads.setdefault(architecture.head if reads(name) == {"text"} else name, name)
     assert heads, f"none of {list(family.architectures)} belongs to {model_type} in the reference"
     return list(heads.values())
 
@@ -71,6 +100,8 @@ def reference(family: str, variant: str, architecture: str) -> tuple[Any, Path]:
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:  # norms and biases start at 1 and 0: that would hide mistakes
             torch.nn.init.normal_(parameter, 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0, 0.3)
+        elif not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)  # tokens and positions that start at 0
         elif parameter.std() < 0.1:
             parameter.data.mul_(5)  # sharper attention
     for name, buffer in model.named_buffers():
@@ -90,7 +121,7 @@ def computed(model: regard.Model, keys: Iterable[str]) -> set[str]:
     return {key for key, match in matches.items() if match is not None and not match.rule.our_keys}
 
 
-def random_rows(model: Any, lengths: tuple[int, ...] = (7, 11, 11, 4), seed: int = 0) -> list[Tensor]:
+def random_words(model: Any, lengths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
     """Rows of ordinary ids that end with the end-of-sequence token."""
     draw = torch.Generator().manual_seed(seed)
     vocab = model.config.get_text_config().vocab_size
@@ -99,6 +130,40 @@ def random_rows(model: Any, lengths: tuple[int, ...] = (7, 11, 11, 4), seed: int
     for row in rows:
         row[-1] = eos[0] if isinstance(eos, list) else eos if eos is not None else row[-1]
     return rows
+
+
+def _sound(config: Any, n: int) -> tuple[int, ...]:
+    return (41 * n,) if hasattr(config, "conv_kernel") else (config.max_length, config.num_mel_bins)
+
+
+# The shape of one input of a model that hears, by the reference's name for it; n is a length, where it has one.
+SENSES: dict[str, Callable[[Any, int], tuple[int, ...]]] = {
+    "input_features": lambda config, n: (config.num_mel_bins, 2 * config.max_source_positions),
+    "input_values": _sound,
+}
+
+
+def random_rows(model: Any, lengths: tuple[int, ...] = (7, 11, 11, 4), seed: int = 0) -> list[Tensor]:
+    """What a reference model reads, of several lengths: words, or something for its other senses."""
+    if model.main_input_name == "input_ids":
+        return random_words(model, lengths, seed)
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(SENSES[model.main_input_name](model.config, n), generator=draw) for n in lengths]
+
+
+def random_targets(model: Any, lengths: tuple[int, ...]) -> list[Tensor] | None:
+    """Words for the decoder of a reference model that is given some."""
+    return random_words(model, lengths, seed=1) if takes_targets(model) else None
+
+
+def skip_layout(model: Any, layout: str) -> None:
+    """Skip what a front-end does not take: recordings are padded on the right, and a fixed number of frames never."""
+    if model.main_input_name == "input_ids" or layout == "right":
+        return
+    if random_rows(model)[0].ndim == 1 and layout == "left":
+        pytest.skip("sound is padded on the right")
+    if random_rows(model)[0].ndim > 1 and not (layout == "left" and takes_targets(model)):
+        pytest.skip("inputs of one shape need no layout")
 
 
 def takes_targets(model: Any) -> bool:
@@ -114,7 +179,7 @@ def reference_rows(model: Any, rows: list[Tensor], targets: list[Tensor] | None)
     found = []
     for i, row in enumerate(rows):
         extra = {} if targets is None else {"decoder_input_ids": targets[i][None]}
-        out = model(input_ids=row[None], **extra)
+        out = model(**{model.main_input_name: row[None]}, **extra)
         found.append({name: out[name][0] for name in NAMES if out.get(name) is not None})
     return found
 
@@ -124,18 +189,12 @@ def our_rows(
     model: regard.Model, rows: list[Tensor], targets: list[Tensor] | None, layout: str
 ) -> list[dict[str, Tensor]]:
     """Our outputs row by row, from one call in a layout: "right" or "left" padding, or "packed" end to end."""
-    if layout == "packed":
-        inputs: dict[str, Any] = {"input_ids": torch.cat(rows), "lengths": [len(r) for r in rows]}
-        if targets is not None:
-            inputs |= {"decoder_input_ids": torch.cat(targets), "decoder_lengths": [len(t) for t in targets]}
-        cut = lambda x, like: list(x.split([len(r) for r in like]))  # noqa: E731
-    else:
-        ids, mask = pad(rows, layout)
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if targets is not None:
-            ids, mask = pad(targets, layout)
-            inputs |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
-        cut = lambda x, like: [x[i, -len(r) :] if layout == "left" else x[i, : len(r)] for i, r in enumerate(like)]  # noqa: E731
+    assert model.encoder is not None or model.decoder is not None
+    front = (model.encoder or model.decoder).front
+    inputs = laid_out(rows, layout, next(iter(inspect.signature(front.forward).parameters)))
+    counts = [front.frames(len(row)) if hasattr(front, "frames") else len(row) for row in rows]
+    if targets is not None:
+        inputs |= laid_out(targets, layout, "decoder_input_ids", "decoder_")
     out = model(**inputs)
     head = families()[_family(model)].architectures[model.architecture].head
     found: list[dict[str, Tensor]] = [{} for _ in rows]
@@ -143,8 +202,10 @@ def our_rows(
         if name not in out:
             continue
         per_row = name == "pooler_output" or (name == "logits" and head == "classification")
-        like = rows if targets is None or name == "encoder_last_hidden_state" else targets
-        parts = list(out[name]) if per_row else cut(out[name], like)
+        read = targets is None or name == "encoder_last_hidden_state"
+        whole = per_row or (read and rows[0].ndim > 1)
+        lengths = counts if read else [len(target) for target in targets]
+        parts = list(out[name]) if whole else cut(out[name], lengths, layout)
         for row, part in zip(found, parts, strict=True):
             row[name] = part
     return found
@@ -154,10 +215,27 @@ def _family(model: regard.Model) -> str:
     return next(f.name for f in families().values() if model.raw["model_type"] in f.model_types)
 
 
+def laid_out(rows: list[Tensor], layout: str, name: str, prefix: str = "") -> dict[str, Any]:
+    """Rows as a call takes them: padded with a mask, packed with their lengths, or just stacked."""
+    if rows[0].ndim > 1:
+        return {name: torch.stack(rows)}
+    if layout == "packed":
+        return {name: torch.cat(rows), f"{prefix}lengths": [len(row) for row in rows]}
+    values, mask = pad(rows, layout)
+    return {name: values, f"{prefix}attention_mask": mask}
+
+
+def cut(x: Tensor, lengths: list[int], layout: str) -> list[Tensor]:
+    """The inverse of `laid_out`."""
+    if layout == "packed":
+        return list(x.split(lengths))
+    return [row[-n:] if layout == "left" else row[:n] for row, n in zip(x, lengths, strict=True)]
+
+
 def pad(rows: list[Tensor], side: str) -> tuple[Tensor, Tensor]:
     """Rows -> (ids, mask), padded on a side with an id that is a real word, so that only the mask can hide it."""
     width = max(map(len, rows))
-    ids, mask = torch.full((len(rows), width), 5), torch.zeros(len(rows), width, dtype=torch.long)
+    ids, mask = rows[0].new_full((len(rows), width), 5), torch.zeros(len(rows), width, dtype=torch.long)
     for i, row in enumerate(rows):
         where = slice(width - len(row), width) if side == "left" else slice(0, len(row))
         ids[i, where], mask[i, where] = row, 1

@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason="the reference library is not install
 
 from tests.models import oracle
 
-CASES = oracle.cases()
+CASES = oracle.cases() + oracle.sound_cases()
 IDS = [f"{variant}-{architecture}".replace(" ", "_") for _, variant, architecture in CASES]
 
 
@@ -25,24 +25,18 @@ def case(request):
     return theirs, folder, regard.load(folder)
 
 
-def targets_for(theirs):
-    return oracle.random_rows(theirs, (5, 3, 3, 9), seed=1) if oracle.takes_targets(theirs) else None
-
-
 @pytest.mark.parametrize("layout", ["right", "left", "packed"])
 def test_batch_equals_reference_row_by_row(case, layout):
     theirs, _, ours = case
-    rows, targets = oracle.random_rows(theirs), targets_for(theirs)
-    if layout == "packed" and targets is not None:  # a run of equal lengths must be one for both sides
-        rows = oracle.random_rows(theirs, (7, 11, 11, 4))
-        targets = oracle.random_rows(theirs, (5, 3, 3, 9), seed=1)
+    oracle.skip_layout(theirs, layout)
+    # Packed, a run of equal lengths must be one for both sides.
+    rows, targets = oracle.random_rows(theirs, (7, 11, 11, 4)), oracle.random_targets(theirs, (5, 3, 3, 9))
     oracle.compare(oracle.our_rows(ours, rows, targets, layout), oracle.reference_rows(theirs, rows, targets))
 
 
 def test_single_row_equals_reference(case):
     theirs, _, ours = case
-    rows = oracle.random_rows(theirs, (12,))
-    targets = oracle.random_rows(theirs, (6,), seed=1) if oracle.takes_targets(theirs) else None
+    rows, targets = oracle.random_rows(theirs, (12,)), oracle.random_targets(theirs, (6,))
     oracle.compare(oracle.our_rows(ours, rows, targets, "right"), oracle.reference_rows(theirs, rows, targets))
 
 
@@ -51,13 +45,13 @@ def test_cached_steps_equal_one_pass(case):
     theirs, _, ours = case
     if not ours.architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")):
         pytest.skip("no language model that writes")
-    rows = oracle.random_rows(theirs, (9, 5, 7))
+    rows = oracle.random_words(theirs, (9, 5, 7))
     cache = KVCache()
     steps: list[list[torch.Tensor]] = [[] for _ in rows]
     memory = None
     if ours.encoder is not None:
-        ids, mask = oracle.pad(oracle.random_rows(theirs, (6, 3, 8), seed=3), "right")
-        memory = ours.encode(ids, mask)
+        read = oracle.laid_out(oracle.random_rows(theirs, (6, 3, 8), seed=3), "right", theirs.main_input_name)
+        memory = ours.encode(**read)
     whole = [_logits(ours, row[None], memory and memory.select([i]))[0] for i, row in enumerate(rows)]
     prompt, mask = oracle.pad([row[:-3] for row in rows], "right")  # a ragged prompt, then one token at a time
     first = _logits(ours, prompt, memory, mask=mask, cache=cache)
@@ -87,6 +81,5 @@ def test_save_gives_the_same_file_and_the_reference_opens_it(case, tmp_path):
         assert torch.equal(value, before[key]), key
     again, info = type(theirs).from_pretrained(tmp_path, output_loading_info=True)
     assert set(info["missing_keys"]) <= computed and not info["unexpected_keys"]
-    rows = oracle.random_rows(theirs, (8,))
-    targets = oracle.random_rows(theirs, (6,), seed=1) if oracle.takes_targets(theirs) else None
+    rows, targets = oracle.random_rows(theirs, (8,)), oracle.random_targets(theirs, (6,))
     oracle.compare(oracle.reference_rows(again.eval(), rows, targets), oracle.reference_rows(theirs, rows, targets))

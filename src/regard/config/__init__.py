@@ -5,6 +5,7 @@ here only if two families need it; a lone quirk is a subclass in the family's ow
 device, kernel, cache, quantization, adapters) may enter. This room imports no torch.
 """
 
+from regard.config.audio import CTCHeadConfig, MelConfig, WaveformConfig
 from regard.config.base import MAX_LAYERS, MAX_SIZE, Config
 from regard.config.layer import (
     Activation,
@@ -16,6 +17,7 @@ from regard.config.layer import (
     LinearScaling,
     Llama3Scaling,
     LongScaling,
+    MixedStackConfig,
     MoEConfig,
     NormConfig,
     RelativeBiasConfig,
@@ -50,6 +52,7 @@ __all__ = [
     "AllOf",
     "AnyOf",
     "AttentionConfig",
+    "CTCHeadConfig",
     "Causal",
     "ClassifierHeadConfig",
     "Config",
@@ -66,6 +69,8 @@ __all__ = [
     "Llama3Scaling",
     "LongScaling",
     "Mask",
+    "MelConfig",
+    "MixedStackConfig",
     "MoEConfig",
     "ModelConfig",
     "NormConfig",
@@ -82,6 +87,7 @@ __all__ = [
     "TokenIds",
     "TowerConfig",
     "TransformConfig",
+    "WaveformConfig",
     "Window",
     "YarnScaling",
 ]

@@ -223,3 +223,8 @@ class StackConfig(Config):
     def order(self) -> tuple[int, ...]:
         """Which layer runs at each step."""
         return tuple(range(len(self.layers))) if self.schedule is None else self.schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedStackConfig(StackConfig):
+    """A stack whose result is a learned average of all its states (2105.01051)."""

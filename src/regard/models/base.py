@@ -17,6 +17,7 @@ HeadKind = Literal[
     "causal-lm",
     "masked-lm",
     "seq2seq-lm",
+    "ctc",
     "classification",
     "token-classification",
     "question-answering",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from regard.config import StackConfig
+from regard.config import MixedStackConfig, StackConfig
 from regard.nn.attention import Attention, dropped
 from regard.nn.build import build, builds
 from regard.nn.context import Context
@@ -38,3 +39,22 @@ class Stack(nn.Module):
     def attentions(self) -> list[Attention]:
         """Self-attention modules in order of layers."""
         return [m for m in self.modules() if isinstance(m, Attention) and not m.is_cross]
+
+
+@builds(MixedStackConfig)
+class MixedStack(Stack):
+    """A softmax-weighted average of what enters the first layer and what leaves every one, the last state normed."""
+
+    def __init__(self, config: MixedStackConfig):
+        super().__init__(config)
+        self.mix = nn.Parameter(torch.zeros(len(config.order) + 1))
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        self.prepare(ctx)
+        states = [x]
+        for ctx.layer, index in enumerate(self.config.order):
+            states.append(self.layers[index](states[-1], ctx))
+        if self.norm is not None:
+            states[-1] = self.norm(states[-1])
+        mixed = torch.stack(states, -1) @ self.mix.softmax(0)
+        return dropped(mixed, self.config.dropout, self.training)

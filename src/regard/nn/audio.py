@@ -1,0 +1,179 @@
+"""Front-ends for sound: log-mel frames and waveforms -> vectors and their context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard.config import MelConfig, WaveformConfig
+from regard.nn.attention import dropped
+from regard.nn.build import build, builds
+from regard.nn.context import Context, packed, padded, runs
+from regard.nn.norm import ACTIVATIONS
+
+
+def sound(x: Tensor, name: str, shape: Sequence[str], module: nn.Module) -> Tensor:
+    """`x` in the type of the module's weights. Raises ValueError for another number of axes, or none but zeros."""
+    if x.ndim != len(shape) or 0 in x.shape or not x.is_floating_point():
+        raise ValueError(f"{name} is {tuple(x.shape)} of {x.dtype}; allowed: ({', '.join(shape)}) of floating point")
+    return x.to(next(module.parameters()).dtype)
+
+
+def every(x: Tensor) -> Context:
+    """The context of vectors (B, T, C) that are all real."""
+    return padded(torch.arange(x.shape[1], device=x.device).expand(x.shape[:2]), aligned=True)
+
+
+@builds(MelConfig)
+class Mel(nn.Module):
+    """Log-mel frames -> one vector for every two of them."""
+
+    def __init__(self, config: MelConfig):
+        super().__init__()
+        self.config = config
+        self.convs = nn.ModuleList(
+            [
+                nn.Conv1d(config.num_mels, config.dim, 3, padding=1),
+                nn.Conv1d(config.dim, config.dim, 3, stride=2, padding=1),
+            ]
+        )
+        half = config.dim // 2
+        rate = 10000.0 ** (-torch.arange(half) / (half - 1))
+        angle = torch.arange(config.size)[:, None] * rate
+        self.positions = nn.Parameter(torch.cat([angle.sin(), angle.cos()], 1), requires_grad=False)
+
+    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Context]:
+        """input_features (B, num_mels, frames), as long as its processor makes them -> (B, frames / 2, C).
+
+        Silence pads a recording and is heard like any sound, so that `attention_mask` says nothing here.
+        Raises ValueError for other shapes, and for more frames than there are positions.
+        """
+        x = sound(input_features, "input_features", ("batch", "mels", "frames"), self)
+        mels, most = self.config.num_mels, 2 * self.config.size
+        if x.shape[1] != mels or x.shape[2] > most:
+            raise ValueError(f"input_features is {tuple(x.shape)}; allowed: (batch, {mels}, at most {most} frames)")
+        for conv in self.convs:
+            x = F.gelu(conv(x))
+        x = x.mT + self.positions[: x.shape[2]]
+        return dropped(x, self.config.dropout, self.training), every(x)
+
+
+class WeightNormConv(nn.Conv1d):
+    """A convolution along time whose kernel is scale * weight / |weight|, each tap by itself (1602.07868)."""
+
+    def __init__(self, dim: int, kernel: int, groups: int):
+        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        self.scale = nn.Parameter(torch.ones(1, 1, kernel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T)"""
+        norm = torch.linalg.vector_norm(self.weight, dim=(0, 1), keepdim=True)
+        y = self._conv_forward(x, self.weight * (self.scale / norm), self.bias)
+        return y[..., : x.shape[-1]]  # an even kernel gives one too many
+
+
+@builds(WaveformConfig)
+class Waveform(nn.Module):
+    """Samples -> one vector for every so many of them (320 at the usual strides: 20 ms)."""
+
+    def __init__(self, config: WaveformConfig):
+        super().__init__()
+        c = self.config = config
+        widths = [width for width, _, _ in c.convs]
+        self.convs = nn.ModuleList(
+            nn.Conv1d(before, width, kernel, stride, bias=c.conv_bias)
+            for before, (width, kernel, stride) in zip([1, *widths], c.convs, strict=False)
+        )
+        group = c.conv_norm == "group"
+        self.norms = nn.ModuleList([nn.GroupNorm(widths[0], widths[0])] if group else map(nn.LayerNorm, widths))
+        self.feature_norm = build(c.feature_norm, widths[-1]) if c.feature_norm is not None else None
+        self.proj = nn.Linear(widths[-1], c.dim)
+        self.masked = nn.Parameter(torch.rand(c.dim)) if c.masking else None
+        self.position = WeightNormConv(c.dim, c.position_kernel, c.position_groups)
+        self.norm = build(c.norm, c.dim) if c.norm is not None else None
+
+    def frames(self, samples: int) -> int:
+        """How many vectors so many samples give; 0 if they are too few."""
+        for _, kernel, stride in self.config.convs:
+            samples = max(0, (samples - kernel) // stride + 1)
+        return samples
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        mask_time_indices: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Context]:
+        """input_values (B, samples), padded on the right, with attention_mask (B, samples); or end to end (N,) with
+        `lengths` in samples. Returns vectors (B, T, C) or packed, and their context.
+
+        Each row is read by itself, so padding changes no result. Without a mask it is part of the sound, and changes
+        results where norms run over time (`conv_norm` "group"). Frames marked in `mask_time_indices` (B, T) are hidden.
+        """
+        shape = ("samples",) if lengths is not None else ("batch", "samples")
+        x = sound(input_values, "input_values", shape, self)
+        counts = self._samples(x, attention_mask, lengths)
+        rows = list(x.split(counts)) if lengths is not None else [row[:n] for row, n in zip(x, counts, strict=True)]
+        parts: list[Tensor] = []
+        for n, _ in runs(counts):  # rows of one length together
+            at = len(parts)
+            hidden = None if mask_time_indices is None else mask_time_indices[at : at + n].bool()
+            parts.extend(self._vectors(torch.stack(rows[at : at + n]), hidden))
+        if lengths is not None:
+            return torch.cat(parts), packed([len(part) for part in parts], x.device)
+        if min(counts) == x.shape[1]:
+            out = torch.stack(parts)
+            return out, every(out)
+        width = self.frames(x.shape[1])
+        out = torch.stack([F.pad(part, (0, 0, 0, width - len(part))) for part in parts])
+        real = torch.tensor([len(part) for part in parts], device=x.device)
+        positions = torch.arange(width, device=x.device).expand(len(parts), width)
+        return out, padded(positions, positions < real[:, None])
+
+    def _samples(self, x: Tensor, mask: Tensor | None, lengths: Sequence[int] | None) -> list[int]:
+        """Real samples of each row. Raises ValueError for a mask or lengths that do not fit, and for too few."""
+        if lengths is not None:
+            counts = [int(n) for n in lengths]
+            if mask is not None or sum(counts) != len(x):
+                raise ValueError(
+                    f"input_values is packed, {len(x)} samples; lengths sum to {sum(counts)}, without a mask"
+                )
+        elif mask is None:
+            counts = [x.shape[1]] * x.shape[0]
+        elif mask.shape != x.shape or bool((mask[:, 1:] > mask[:, :-1]).any()):
+            raise ValueError(
+                f"attention_mask is {tuple(mask.shape)}; allowed: {tuple(x.shape)}, zeros on the right only"
+            )
+        else:
+            counts = mask.sum(1).tolist()
+        if not self.frames(shortest := min(counts, default=0)):
+            least = 1
+            for _, kernel, stride in reversed(self.config.convs):
+                least = (least - 1) * stride + kernel
+            raise ValueError(f"input_values has a row of {shortest} samples; allowed: at least {least}")
+        return counts
+
+    def _vectors(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        """(B, samples), all real, with hidden frames (B, at least T) -> (B, T, C)"""
+        c = self.config
+        x = x[:, None]
+        for i, conv in enumerate(self.convs):
+            x = conv(x)
+            if c.conv_norm == "layer":
+                x = self.norms[i](x.mT).mT
+            elif i == 0:
+                x = self.norms[0](x)
+            x = ACTIVATIONS[c.activation](x)
+        x = self.proj(x.mT if self.feature_norm is None else self.feature_norm(x.mT))
+        x = dropped(x, c.feature_dropout, self.training)
+        if hidden is not None:
+            if self.masked is None:
+                raise ValueError("mask_time_indices is given; allowed: None, as this model cannot hide frames")
+            x = torch.where(hidden[:, : x.shape[1], None], self.masked, x)
+        x = x + ACTIVATIONS[c.activation](self.position(x.mT)).mT
+        return dropped(x if self.norm is None else self.norm(x), c.dropout, self.training)
