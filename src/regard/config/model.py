@@ -60,14 +60,19 @@ class TransformConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeaturesHeadConfig(Config):
+class HeadConfig(Config):
+    """Base of all heads: what is made of hidden states."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesHeadConfig(HeadConfig):
     """No output beyond hidden states; `pooler` adds `pooler_output` from the first token."""
 
     pooler: TransformConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageHeadConfig(Config):
+class LanguageHeadConfig(HeadConfig):
     """Hidden -> vocabulary, for causal, masked and sequence-to-sequence language models.
 
     `scale` multiplies the hidden states (T5 with tied tables), `softcap` squashes logits as cap * tanh(x / cap).
@@ -81,7 +86,7 @@ class LanguageHeadConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierHeadConfig(Config):
+class ClassifierHeadConfig(HeadConfig):
     """One label set per sequence: pooled token -> (dense -> activation) -> dropout -> labels.
 
     `pool`: the first token, the last real token (decoders), the last end-of-sequence token (BART), or the mean.
@@ -98,7 +103,7 @@ class ClassifierHeadConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenHeadConfig(Config):
+class TokenHeadConfig(HeadConfig):
     """One label per token."""
 
     num_labels: int
@@ -110,13 +115,10 @@ class TokenHeadConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpanHeadConfig(Config):
+class SpanHeadConfig(HeadConfig):
     """Start and end scores per token (extractive question answering)."""
 
     bias: bool = True
-
-
-HeadConfig = FeaturesHeadConfig | LanguageHeadConfig | ClassifierHeadConfig | TokenHeadConfig | SpanHeadConfig
 
 
 @dataclass(frozen=True, kw_only=True)

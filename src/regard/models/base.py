@@ -21,6 +21,7 @@ HeadKind = Literal[
     "classification",
     "token-classification",
     "question-answering",
+    "object-detection",
 ]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 
@@ -69,6 +70,16 @@ class Raw:
             return isinstance(v, int) and not isinstance(v, bool) and low <= v <= high
 
         return self._get(name, default, ok, f"an integer from {low} to {high}")
+
+    def size(self, name: str, default: Any = _REQUIRED, *, high: int = 2**14) -> tuple[int, int]:
+        """Height and width, or one number for both."""
+
+        def ok(v: Any) -> bool:
+            many = v if isinstance(v, list) and len(v) == 2 else [v]
+            return all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= high for n in many)
+
+        value = self._get(name, default, ok, f"an integer from 1 to {high}, or two of them")
+        return (value, value) if isinstance(value, int) else (value[0], value[1])
 
     def layers(self, name: str, default: Any = _REQUIRED) -> int:
         """A number of layers: small enough that building them all ends in good time."""
@@ -202,6 +213,20 @@ class Split(Op):
 
     def write(self, parts: list[Tensor]) -> list[Tensor]:
         return [torch.cat(parts)]
+
+
+@dataclass(frozen=True)
+class Join(Op):
+    """Several tensors <-> one along axis 0, of equal parts."""
+
+    parts: int
+
+    def read(self, parts: list[Tensor]) -> list[Tensor]:
+        return [torch.cat(parts)]
+
+    def write(self, parts: list[Tensor]) -> list[Tensor]:
+        (x,) = parts
+        return list(x.chunk(self.parts))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,11 @@ class Ends:
     eos: tuple[int, ...] = ()
 
     def pool(self, hidden: Tensor, how: str) -> Tensor:
-        """(B, T, C) or packed (N, C) -> (B, C): the first, last or last end-of-sequence token, or the mean."""
+        """(B, T, C) or packed (N, C) -> (B, C).
+
+        `how`: the first or last token, the last ("eos") or "first_eos" end of sequence, the one with the "highest" id,
+        or the mean.
+        """
         if self.ctx.lengths is not None:
             parts = hidden.split(list(self.ctx.lengths))
             ids = [None] * len(parts) if self.ids is None else self.ids.split(list(self.ctx.lengths))
@@ -43,13 +47,18 @@ class Ends:
             real = torch.ones(hidden.shape[:2], device=hidden.device) if valid is None else valid
             weight = real.to(hidden.dtype)[..., None]
             return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
-        if how == "eos":
+        if how == "highest":
+            if ids is None:
+                raise ValueError("this head reads the token with the highest id: pass input_ids")
+            return hidden[rows, (ids if valid is None else ids.masked_fill(~valid, -1)).argmax(1)]
+        if how in ("eos", "first_eos"):
             if ids is None or not self.eos:
                 raise ValueError("this head reads the end-of-sequence token: pass input_ids, and set eos_token_id")
             marked = torch.isin(ids, torch.tensor(self.eos, device=ids.device))
+            marked = marked if valid is None or how == "eos" else marked & valid  # ends may serve as padding
             if not bool(marked.any(1).all()):
                 raise ValueError(f"every input needs an end-of-sequence token (id {self.eos[0]}) for this head")
-            return hidden[rows, _last(marked)]
+            return hidden[rows, _last(marked) if how == "eos" else marked.int().argmax(1)]
         if valid is None:
             return hidden[:, 0] if how == "first" else hidden[:, -1]
         return hidden[rows, valid.int().argmax(1) if how == "first" else _last(valid)]

@@ -1,0 +1,192 @@
+"""What sees: images and video -> patches -> vectors and their context; heads for boxes and pooled features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard.config import SinusoidalPositions
+from regard.config.vision import BoxesHeadConfig, PatchClassifierConfig, PatchesConfig, PoolConfig, PooledHeadConfig
+from regard.nn.attention import dropped
+from regard.nn.build import build, builds
+from regard.nn.context import Context, padded
+from regard.nn.head import Ends
+from regard.nn.position import sinusoids
+
+
+@builds(PatchesConfig)
+class Patches(nn.Module):
+    """Patches projected, learned tokens around them, positions added. Tables of tokens are (count, C)."""
+
+    def __init__(self, config: PatchesConfig):
+        super().__init__()
+        c = self.config = config
+        conv = nn.Conv3d if len(c.patch) == 3 else nn.Conv2d
+        self.proj = conv(c.channels, c.dim, c.patch, c.patch, bias=c.bias)  # type: ignore[arg-type]
+        self.before = _table(c.before, c.dim)
+        self.registers = _table(c.registers, c.dim)
+        self.after = _table(c.after, c.dim)
+        self.masked = _table(int(c.masking), c.dim)
+        self.position = _table(c.before + c.patches + c.after if c.positions == "learned" else 0, c.dim)
+        self.norm = build(c.norm, c.dim) if c.norm is not None else None
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+    ) -> tuple[Tensor, Context]:
+        """pixel_values (B, channels, height, width), or for video (B, frames, channels, height, width) -> (B, T, C).
+
+        Patches run row by row; what is left over at the right and at the bottom is not seen. Positions are resampled
+        for other sizes than the trained one, which `interpolate_pos_encoding=False` refuses. Patches that are true in
+        `bool_masked_pos` (B, patches) are hidden.
+        Raises ValueError for other shapes and types.
+        """
+        c = self.config
+        x = self.proj(self._checked(pixel_values, interpolate_pos_encoding))
+        grid = tuple(x.shape[2:])
+        x = x.flatten(2).mT  # (B, patches, C)
+        if bool_masked_pos is not None:
+            if self.masked is None or bool_masked_pos.shape != x.shape[:2]:
+                raise ValueError(
+                    f"bool_masked_pos is {tuple(bool_masked_pos.shape)}; allowed: "
+                    + (f"{tuple(x.shape[:2])}" if self.masked is not None else "None, as this model has no mask token")
+                )
+            x = torch.where(bool_masked_pos.bool()[..., None], self.masked.weight.to(x.dtype), x)
+        x = _together(self.before, x, self.after)
+        if c.positions == "fixed":
+            x = x + sinusoids(torch.arange(x.shape[1], device=x.device), c.dim, SinusoidalPositions(size=c.patches))
+        elif self.position is not None:
+            x = x + resampled(self.position.weight, c.grid, grid, c.before, antialias=c.antialias)
+        if self.registers is not None:
+            x = torch.cat([x[:, : c.before], _together(self.registers, x[:, c.before :], None)], 1)
+        x = dropped(x if self.norm is None else self.norm(x), c.dropout, self.training)
+        return x, on_grid(x, grid)
+
+    def _checked(self, pixels: Tensor, resample: bool | None) -> Tensor:
+        """Pixels (B, channels, [frames,] height, width) in the type of the weights."""
+        c, video = self.config, len(self.config.patch) == 3
+        if pixels.ndim != len(c.patch) + 2 or pixels.shape[0] == 0 or not pixels.is_floating_point():
+            shape = "(batch, frames, channels, height, width)" if video else "(batch, channels, height, width)"
+            raise ValueError(f"pixel_values is {tuple(pixels.shape)} of {pixels.dtype}; allowed: {shape} of float")
+        pixels = pixels.transpose(1, 2) if video else pixels
+        size = tuple(pixels.shape[2:])
+        if pixels.shape[1] != c.channels or any(n < p for n, p in zip(size, c.patch, strict=True)):
+            least = " x ".join(map(str, c.patch))
+            raise ValueError(
+                f"pixel_values has {pixels.shape[1]} channels of {' x '.join(map(str, size))}; "
+                f"allowed: {c.channels} channels of at least {least}"
+            )
+        if size != c.size and (resample is False or c.positions == "fixed" or (video and c.positions == "learned")):
+            raise ValueError(
+                f"pixel_values is of {' x '.join(map(str, size))}; allowed: {' x '.join(map(str, c.size))}"
+            )
+        return pixels.to(self.proj.weight.dtype)
+
+
+def _table(count: int, dim: int) -> nn.Embedding | None:
+    return nn.Embedding(count, dim) if count else None
+
+
+def _together(before: nn.Embedding | None, x: Tensor, after: nn.Embedding | None) -> Tensor:
+    """Learned tokens, the same for every row, around x (B, T, C)."""
+    tables = [None if table is None else table.weight.expand(x.shape[0], -1, -1) for table in (before, after)]
+    parts = [part for part in (tables[0], x, tables[1]) if part is not None]
+    return torch.cat(parts, 1) if len(parts) > 1 else x
+
+
+def on_grid(x: Tensor, grid: tuple[int, ...]) -> Context:
+    """The context of vectors (B, T, C) that are all real, patches of a `grid` among them."""
+    ctx = padded(torch.arange(x.shape[1], device=x.device).expand(x.shape[:2]), aligned=True)
+    ctx.grid = grid
+    return ctx
+
+
+def resampled(
+    table: Tensor, old: tuple[int, ...], new: tuple[int, ...], before: int, *, antialias: bool = False
+) -> Tensor:
+    """Positions (before + patches + after, C) of one grid -> of another, bicubic, in float32; the others stay."""
+    if old == new:
+        return table
+    patches = old[0] * old[1]
+    first, grid, last = table.split([before, patches, table.shape[0] - before - patches])
+    image = grid.float().unflatten(0, old).permute(2, 0, 1)[None]  # (1, C, height, width)
+    image = F.interpolate(image, size=new, mode="bicubic", align_corners=False, antialias=antialias)
+    return torch.cat([first, image[0].flatten(1).mT.to(table.dtype), last])
+
+
+@builds(PoolConfig)
+class Pool(nn.Module):
+    """One vector per sequence: (B, T, C) or packed (N, C) -> (B, dim)."""
+
+    def __init__(self, config: PoolConfig, dim: int):
+        super().__init__()
+        self.token = config.token
+        self.norm = build(config.norm, dim) if config.norm is not None else None
+        self.dense = build(config.dense, dim) if config.dense is not None else None
+
+    def forward(self, hidden: Tensor, ends: Ends) -> Tensor:
+        x = ends.pool(hidden, self.token)
+        x = x if self.norm is None else self.norm(x)
+        return x if self.dense is None else self.dense(x)
+
+
+@builds(PooledHeadConfig)
+class PooledHead(nn.Module):
+    """Hidden states themselves, and a vector for each sequence."""
+
+    def __init__(self, config: PooledHeadConfig, dim: int):
+        super().__init__()
+        self.output = config.output
+        self.pool = build(config.pool, dim)
+
+    def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
+        return {self.output: self.pool(hidden, ends)}
+
+
+@builds(PatchClassifierConfig)
+class PatchClassifier(nn.Module):
+    """The mean over patches, with the first token beside it or without -> `logits` (B, labels)."""
+
+    def __init__(self, config: PatchClassifierConfig, dim: int):
+        super().__init__()
+        self.config = config
+        self.norm = build(config.norm, dim) if config.norm is not None else None
+        self.out = nn.Linear(2 * dim if config.with_first else dim, config.num_labels, config.bias)
+
+    def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
+        x = hidden[:, self.config.skip :].mean(1)
+        x = x if self.norm is None else self.norm(x)
+        if self.config.with_first:
+            x = torch.cat([hidden[:, 0], x], -1)
+        return {"logits": self.out(dropped(x, self.config.dropout, self.training))}
+
+
+class Linears(nn.Module):
+    """Linears with ReLU between them. (..., C) -> (..., out)."""
+
+    def __init__(self, dim: int, out: int, count: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(dim, dim if i < count - 1 else out) for i in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            x = layer(x) if i == 0 else layer(x.relu())
+        return x
+
+
+@builds(BoxesHeadConfig)
+class BoxesHead(nn.Module):
+    """`logits` (B, queries, labels + 1) and `pred_boxes` (B, queries, 4)."""
+
+    def __init__(self, config: BoxesHeadConfig, dim: int):
+        super().__init__()
+        self.queries = config.queries
+        self.labels = Linears(dim, config.num_labels + 1, config.label_layers)
+        self.boxes = Linears(dim, 4, config.box_layers)
+
+    def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
+        x = hidden[:, -self.queries :]
+        return {"logits": self.labels(x), "pred_boxes": self.boxes(x).sigmoid()}

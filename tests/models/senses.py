@@ -1,0 +1,56 @@
+"""Inputs of other senses than text, as data: what a reference model with given sizes can read."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.models import oracle
+
+
+def inputs(theirs: Any, *, other: bool = False) -> dict[str, Any]:
+    """Random input by name for all that a reference model reads; `other`: images of another size than trained."""
+    draw = torch.Generator().manual_seed(3)
+    found: dict[str, Any] = {}
+    senses = oracle.reads(type(theirs).__name__)
+    if senses & {"image", "video"}:
+        found["pixel_values"] = pixels(theirs, draw, video="video" in senses, other=other)
+        if other and "interpolate_pos_encoding" in inspect.signature(_sees(theirs).forward).parameters:
+            found["interpolate_pos_encoding"] = True
+    if "text" in senses:
+        found["input_ids"] = torch.stack(oracle.random_words(theirs, (9, 9, 9)))
+    return found
+
+
+def _sees(theirs: Any) -> Any:
+    """The part that takes images: the model itself, or its innermost base."""
+    base = getattr(theirs, theirs.base_model_prefix, theirs)
+    return getattr(base, "vision_model", base)
+
+
+def pixels(theirs: Any, draw: torch.Generator, *, video: bool, other: bool) -> Tensor:
+    """(2, channels, height, width), or (2, frames, channels, height, width)."""
+    config = getattr(theirs.config, "vision_config", theirs.config)
+    size, patch = config.image_size, config.patch_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if other:  # wider and lower, and no whole number of patches
+        height, width = height - patch, width + 2 * patch + 3
+    frames = (config.num_frames,) if video else ()
+    return torch.randn(2, *frames, config.num_channels, height, width, generator=draw)
+
+
+@torch.no_grad()
+def outputs(model: Any, given: dict[str, Any]) -> dict[str, Tensor]:
+    """All tensors that a model of either library gives."""
+    return {name: value for name, value in model(**given).items() if isinstance(value, Tensor)}
+
+
+def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """Each of the reference's outputs must be there, and be the same."""
+    assert theirs
+    for name, value in theirs.items():
+        assert name in ours, (name, sorted(ours))
+        oracle.close(ours[name], value)

@@ -1,0 +1,88 @@
+"""Every family that sees or hears, every class of it, against the reference: forward, other sizes, to disk and back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import regard
+
+pytest.importorskip("transformers", reason="the reference library is not installed (extra: oracle)")
+
+from tests.models import oracle, senses
+
+CASES = [case for case in oracle.sense_cases() if oracle.reads(case[2]) & {"image", "video"}]
+IDS = [f"{variant}-{architecture}".replace(" ", "_") for _, variant, architecture in CASES]
+# Files whose positions hold for one size: a clear error takes the place of another result.
+ONE_SIZE = {"videomae"}
+
+
+@pytest.fixture(params=CASES, ids=IDS)
+def case(request):
+    """(family's name, reference model, its folder, our model loaded from that folder)"""
+    theirs, folder = oracle.reference(*request.param)
+    return request.param[0], theirs, folder, regard.load(folder)
+
+
+def test_outputs_equal_the_reference(case):
+    _, theirs, _, ours = case
+    given = senses.inputs(theirs)
+    senses.compare(senses.outputs(ours, given), senses.outputs(theirs, given))
+
+
+def test_images_of_another_size_equal_the_reference(case):
+    name, theirs, _, ours = case
+    given = senses.inputs(theirs, other=True)
+    if name in ONE_SIZE:
+        with pytest.raises(ValueError, match=r"pixel_values is of .* allowed: "):
+            ours(**given)
+        return
+    senses.compare(senses.outputs(ours, given), senses.outputs(theirs, given))
+
+
+@torch.no_grad()
+def test_a_batch_equals_its_images_one_by_one(case):
+    _, theirs, _, ours = case
+    given = senses.inputs(theirs)
+    if set(given) != {"pixel_values"}:
+        pytest.skip("pairs are held together by their logits, compared above")
+    whole = senses.outputs(ours, given)
+    for i, image in enumerate(given["pixel_values"]):
+        for name, value in senses.outputs(ours, {"pixel_values": image[None]}).items():
+            oracle.close(value[0], whole[name][i])
+
+
+def test_save_gives_the_same_file_and_the_reference_opens_it(case, tmp_path):
+    _, theirs, folder, ours = case
+    regard.save(ours, tmp_path)
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    computed = oracle.computed(ours, before)
+    assert set(after) == set(before) - computed
+    for key, value in after.items():
+        assert torch.equal(value, before[key]), key
+    again, info = type(theirs).from_pretrained(tmp_path, output_loading_info=True)
+    assert set(info["missing_keys"]) <= computed and not info["unexpected_keys"]
+    given = senses.inputs(theirs)
+    senses.compare(senses.outputs(again.eval(), given), senses.outputs(theirs, given))
+
+
+def test_names_as_the_reference_has_them_in_memory_open_too(case, tmp_path):
+    _, theirs, folder, ours = case
+    state = {key: value.contiguous().clone() for key, value in theirs.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(theirs).__name__]
+    given = senses.inputs(theirs)
+    senses.compare(senses.outputs(regard.load(tmp_path), given), senses.outputs(ours, given))
+
+
+def test_wrong_pixels_are_named(case):
+    _, theirs, _, ours = case
+    given = senses.inputs(theirs)
+    good = given["pixel_values"]
+    for bad in (good[0], good.long(), good[..., :2, :], good.repeat_interleave(2, -3)):
+        with pytest.raises(ValueError, match="pixel_values"):
+            ours(**{**given, "pixel_values": bad})
