@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.parity [--write]
 
-For every family, tiny config and head: outputs for ragged rows in one right-padded, one left-padded and one packed batch,
-against the reference's for each row alone, in float32, as a share of the output's largest magnitude. `--write` puts the
-table between the markers in README.md.
+For every family, tiny config and head: outputs for ragged rows in one right-padded, one left-padded and one packed
+batch, against the reference's for each row alone, in float32, as a share of the output's largest magnitude.
+`--write` puts the table between the markers in README.md.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def table() -> str:
     cases = oracle.cases()
     for family in families().values():
         mine = [case for case in cases if case[0] == family.name]
-        measured = f"{max(worst(*case) for case in mine):.1e}" if not family.own else "checked against `torch.nn.Transformer`"
+        measured = (
+            f"{max(worst(*case) for case in mine):.1e}" if not family.own else "checked against `torch.nn.Transformer`"
+        )
         kinds = ", ".join(f"`{kind}`" for kind in family.model_types)
         lines.append(f"| {family.title} | {kinds} | {', '.join(family.head_kinds)} | {measured} |")
     return "\n".join(lines) + "\n"

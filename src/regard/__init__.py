@@ -13,6 +13,7 @@ _HOMES = {
     "save": "regard.checkpoint.save",
     "Model": "regard.models.model",
     "pipeline": "regard.tasks.pipeline",
+    "capture": "regard.inspect.capture",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from regard.checkpoint.load import from_config as from_config
     from regard.checkpoint.save import save as save
     from regard.front import load as load
+    from regard.inspect.capture import capture as capture
     from regard.models.model import Model as Model
     from regard.tasks.pipeline import pipeline as pipeline
 
@@ -28,11 +30,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'regard' has no attribute {name!r}; it has {', '.join(__all__)}")
-    home = importlib.import_module(_HOMES[name])
-    if name != "save":
-        importlib.import_module("regard.generation")  # gives models their `generate`
-        importlib.import_module("regard.checkpoint.save")  # and their `save_pretrained`
-    return getattr(home, name)
+    importlib.import_module("regard.front")  # where models get their `generate` and `save_pretrained`
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

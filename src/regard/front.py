@@ -6,6 +6,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+import regard.checkpoint.save
+import regard.generation  # noqa: F401  both give every model what lies above its room: save_pretrained, generate
 from regard.checkpoint import load as checkpoint
 
 if TYPE_CHECKING:
