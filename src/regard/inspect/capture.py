@@ -18,7 +18,8 @@ class Seen(dict[str, list[Any]]):
     """What was captured, by name, in the order in which it was computed; `names` has the module of each entry.
 
     `seen["attention"]` is one (B, H, Tq, Tk) tensor per layer and forward pass; for packed input each entry is a list
-    with one such tensor for every run of equal lengths. Attribute access works too: `seen.attention`.
+    with one such tensor for every run of equal lengths. Attribute access works too: `seen.attention`
+    (but for keys and values, which are methods of any dict).
     """
 
     def __init__(self, what: tuple[str, ...]):
