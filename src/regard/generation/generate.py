@@ -39,8 +39,10 @@ class Inputs:
     def take(self, model: Model, options: dict[str, Any]) -> None:
         """Move what the encoder's front-end knows by name from the options to here."""
         if isinstance(model, EncoderDecoder):
-            known = set(inspect.signature(model.encoder.front.forward).parameters) - {"cache"}
-            self.encoder = {name: options.pop(name) for name in list(options) if name in known}
+            known = list(inspect.signature(model.encoder.front.forward).parameters)
+            self.encoder = {name: options.pop(name) for name in list(options) if name in known and name != "cache"}
+            if isinstance(self.ids, Tensor) and self.ids.is_floating_point():  # no words: sound, say, without its name
+                self.encoder[known[0]], self.ids = self.ids, None
 
 
 def generate(
