@@ -18,7 +18,8 @@ from regard.checkpoint.load import table_for
 from regard.models.base import Family, Raw
 from regard.models.registry import families
 
-NAMES = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", "encoder_last_hidden_state")
+NAMES = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", "text_embeds")
+NAMES += ("encoder_last_hidden_state",)
 
 
 def cases() -> list[tuple[str, str, str]]:
@@ -75,7 +76,8 @@ def architectures(family: Family, model_type: str) -> list[str]:
     for name, architecture in family.architectures.items():
         found = getattr(transformers, name, None)
         if found is not None and getattr(found, "config_class", None) is config_class:
-            heads.setdefault(architecture.head if reads(name) == {"text"} else name, name)
+            same = (architecture.head, architecture.prefix)
+            heads.setdefault(same if reads(name) == {"text"} else name, name)
     assert heads, f"none of {list(family.architectures)} belongs to {model_type} in the reference"
     return list(heads.values())
 
@@ -124,9 +126,9 @@ def computed(model: regard.Model, keys: Iterable[str]) -> set[str]:
 def random_words(model: Any, lengths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
     """Rows of ordinary ids that end with the end-of-sequence token."""
     draw = torch.Generator().manual_seed(seed)
-    vocab = model.config.get_text_config().vocab_size
+    text = model.config.get_text_config()
+    vocab, eos = text.vocab_size, text.eos_token_id
     rows = [torch.randint(7, vocab, (n,), generator=draw) for n in lengths]
-    eos = model.config.eos_token_id
     for row in rows:
         row[-1] = eos[0] if isinstance(eos, list) else eos if eos is not None else row[-1]
     return rows
@@ -201,7 +203,7 @@ def our_rows(
     for name in NAMES:
         if name not in out:
             continue
-        per_row = name == "pooler_output" or (name == "logits" and head == "classification")
+        per_row = name in ("pooler_output", "text_embeds") or (name == "logits" and head == "classification")
         read = targets is None or name == "encoder_last_hidden_state"
         whole = per_row or (read and rows[0].ndim > 1)
         lengths = counts if read else [len(target) for target in targets]

@@ -86,3 +86,39 @@ def test_wrong_pixels_are_named(case):
     for bad in (good[0], good.long(), good[..., :2, :], good.repeat_interleave(2, -3)):
         with pytest.raises(ValueError, match="pixel_values"):
             ours(**{**given, "pixel_values": bad})
+
+
+OLDER = [
+    ("clip", "clip text", "CLIPTextModel", "text_model."),
+    ("clip", "clip vision", "CLIPVisionModel", "vision_model."),
+    ("siglip", "siglip text", "SiglipTextModel", "text_model."),
+    ("siglip", "siglip vision", "SiglipVisionModel", "vision_model."),
+]
+
+
+@pytest.mark.parametrize(("family", "variant", "architecture", "prefix"), OLDER, ids=[row[2] for row in OLDER])
+def test_a_tower_alone_as_the_fourth_version_wrote_it(tmp_path, family, variant, architecture, prefix):
+    theirs, folder = oracle.reference(family, variant, architecture)
+    state = {prefix + key: value for key, value in load_file(folder / "model.safetensors").items()}
+    state[f"{prefix}embeddings.position_ids"] = torch.arange(5)[None]
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    given = senses.inputs(theirs)
+    senses.compare(senses.outputs(regard.load(tmp_path), given), senses.outputs(theirs, given))
+
+
+@pytest.mark.parametrize(("family", "architecture"), [("clip", "CLIPModel"), ("siglip", "SiglipModel")])
+@torch.no_grad()
+def test_texts_of_a_pair_mean_the_same_in_every_layout(family, architecture):
+    theirs, folder = oracle.reference(family, family, architecture)
+    ours, pixels = regard.load(folder), senses.inputs(theirs)["pixel_values"]
+    rows = oracle.random_words(theirs, (7, 11, 4))
+    alone = torch.cat([ours.get_text_features(row[None]) for row in rows])
+    for layout in ("right", "left", "packed"):
+        given = oracle.laid_out(rows, layout, "input_ids")
+        oracle.close(ours.get_text_features(**given), alone)
+        assert ours(pixel_values=pixels, **given).logits_per_image.shape == (2, 3)
+    found = theirs.get_text_features(rows[0][None]).pooler_output
+    oracle.close(alone[:1], found)
+    found = theirs.get_image_features(pixels).pooler_output
+    oracle.close(ours.get_image_features(pixels), found)

@@ -166,9 +166,7 @@ class _Reader:
 
     def renew(self, names: list[str]) -> None:
         """Draw new weights for these parameters of the head; the others, tied ones among them, stay as they are."""
-        tower = self.model.config.decoder or self.model.config.encoder
-        assert tower is not None
-        head = build(self.model.config.head, tower.stack.dim).to(self.device, self.model.dtype)
+        head = build(self.model.config.head, *self.model.config.widths).to(self.device, self.model.dtype)
         initialise(head, self.model.config.init)
         for name in names:
             self._put(name, head.get_parameter(name.removeprefix("head.")).detach())

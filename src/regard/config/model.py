@@ -171,3 +171,10 @@ class ModelConfig(Config):
     def check(self) -> None:
         if self.encoder is None and self.decoder is None:
             raise ValueError("ModelConfig has neither encoder nor decoder; allowed: one of them, or both")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the hidden states that the head reads."""
+        tower = self.decoder or self.encoder
+        assert tower is not None
+        return (tower.stack.dim,)

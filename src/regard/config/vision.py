@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from regard.config.base import MAX_SIZE, Config
-from regard.config.layer import NormConfig
+from regard.config.layer import LayerConfig, NormConfig
 from regard.config.model import (
     ClassifierHeadConfig,
     FeaturesHeadConfig,
     HeadConfig,
+    ModelConfig,
+    TowerConfig,
     TransformConfig,
 )
 
@@ -79,6 +81,17 @@ class PoolConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttentionPoolConfig(Config):
+    """One learned query looks at all tokens (`layer.cross`); a feed-forward branch follows (2303.15343)."""
+
+    layer: LayerConfig
+
+    def check(self) -> None:
+        ok = self.layer.cross is not None and self.layer.feed_forward is not None and self.layer.attention is None
+        self.require(ok, "layer", "cross and feed_forward alone")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PooledHeadConfig(FeaturesHeadConfig):
     """Hidden states, and a pooled vector under the name `output`."""
 
@@ -115,3 +128,33 @@ class BoxesHeadConfig(HeadConfig):
         self.require(self.queries > 0, "queries", "at least 1")
         self.require(0 < self.label_layers <= 64, "label_layers", "1 to 64")
         self.require(0 < self.box_layers <= 64, "box_layers", "1 to 64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveHeadConfig(HeadConfig):
+    """Images and texts, each pooled to a vector of one length, compared by cosine * exp(scale) (2103.00020, 2.3).
+
+    `scale` is where the learned factor starts; `bias` adds a learned shift (2303.15343).
+    """
+
+    image: Config
+    text: Config
+    scale: float = 2.6592
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualConfig(ModelConfig):
+    """Two towers side by side, one for images and one for text, whose results a head compares."""
+
+    vision: TowerConfig
+    text: TowerConfig
+
+    def check(self) -> None:
+        ok = self.encoder is None and self.decoder is None
+        self.require(ok, "encoder", "None, as for decoder: the towers are vision and text")
+        self.require(isinstance(self.head, ContrastiveHeadConfig), "head", "a ContrastiveHeadConfig")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self.vision.stack.dim, self.text.stack.dim

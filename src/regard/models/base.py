@@ -258,6 +258,17 @@ class Squeeze(Op):
 
 
 @dataclass(frozen=True)
+class Unsqueeze(Op):
+    """(...) <-> (1, ...)"""
+
+    def read(self, parts: list[Tensor]) -> list[Tensor]:
+        return [x.unsqueeze(0) for x in parts]
+
+    def write(self, parts: list[Tensor]) -> list[Tensor]:
+        return [x.squeeze(0) for x in parts]
+
+
+@dataclass(frozen=True)
 class Rule:
     """Key(s) on disk <-> key(s) of ours. `*` stands for a number, `@` for weight or bias, `**` (in drops) for anything.
 

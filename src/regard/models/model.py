@@ -1,4 +1,4 @@
-"""The few shapes of model: encoder, decoder, encoder-decoder. What differs between families is in the config."""
+"""The few shapes of model: encoder, decoder, both, two encoders. What differs between families is in the config."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import ModelConfig, TowerConfig
+from regard.config.vision import DualConfig
 from regard.nn import Context, KVCache, LanguageHead, Stack, build, initialise
 from regard.nn.context import with_memory
 from regard.nn.head import Ends
@@ -88,11 +89,9 @@ class Model(nn.Module):
         self.processor: Any = None
         self.generation: dict[str, Any] = {}
         self.labels: dict[int, str] = {}
-        tower = config.decoder or config.encoder
-        assert tower is not None
         self.encoder = Tower(config.encoder) if config.encoder is not None else None
         self.decoder = Tower(config.decoder) if config.decoder is not None else None
-        self.head = build(config.head, tower.stack.dim)
+        self.head = build(config.head, *config.widths)
 
     @property
     def device(self) -> torch.device:
@@ -209,6 +208,47 @@ class EncoderDecoder(Model):
         return Output(out, encoder_last_hidden_state=memory.hidden)
 
 
+class DualEncoder(Model):
+    """One tower for images and one for text, whose results are compared (2103.00020)."""
+
+    def __init__(self, config: DualConfig):
+        super().__init__(config)
+        self.vision, self.text = Tower(config.vision), Tower(config.text)
+
+    def towers(self) -> Iterator[Tower]:
+        yield from (self.vision, self.text)
+
+    def get_image_features(self, pixel_values: Tensor, **named: Any) -> Tensor:
+        """One vector per image (B, D), not normed; arguments are those of the front-end for images."""
+        hidden, ctx = self.vision(pixel_values, **named)
+        return self.head.image(hidden, Ends(ctx))
+
+    def get_text_features(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **named: Any
+    ) -> Tensor:
+        """One vector per text (B, D), not normed; arguments are those of the front-end for text."""
+        hidden, ctx = self.text(input_ids, attention_mask, **named)
+        return self.head.text(hidden, Ends(ctx, ctx.ids, self.config.tokens.eos))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+        interpolate_pos_encoding: bool | None = None,
+    ) -> Output:
+        """Texts (N, T), padded with a mask or packed with `lengths`, and images (M, channels, height, width).
+
+        Returns `logits_per_image` (M, N), `logits_per_text` (N, M), `text_embeds` and `image_embeds`, both normed.
+        """
+        image = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        text = self.get_text_features(input_ids, attention_mask, position_ids=position_ids, lengths=lengths)
+        return Output(self.head(image, text))
+
+
 def _output(found: dict[str, Tensor], hidden: Tensor) -> Output:
     scores = {name: value for name, value in found.items() if name != "pooler_output"}
     rest = {name: value for name, value in found.items() if name == "pooler_output"}
@@ -218,7 +258,10 @@ def _output(found: dict[str, Tensor], hidden: Tensor) -> Output:
 def build_model(config: ModelConfig, *, seed: int | None = None) -> Model:
     """A new model of the right shape, its weights drawn as `config.init` says; `seed` makes the draw repeatable."""
     both = config.encoder is not None and config.decoder is not None
-    model: Model = EncoderDecoder(config) if both else SingleTower(config)
+    if isinstance(config, DualConfig):
+        model: Model = DualEncoder(config)
+    else:
+        model = EncoderDecoder(config) if both else SingleTower(config)
     if model.device.type != "meta":
         initialise(model, config.init, None if seed is None else torch.Generator().manual_seed(seed))
     model.tie()

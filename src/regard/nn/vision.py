@@ -7,11 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.config import SinusoidalPositions
-from regard.config.vision import BoxesHeadConfig, PatchClassifierConfig, PatchesConfig, PoolConfig, PooledHeadConfig
+from regard.config.vision import (
+    AttentionPoolConfig,
+    BoxesHeadConfig,
+    ContrastiveHeadConfig,
+    PatchClassifierConfig,
+    PatchesConfig,
+    PoolConfig,
+    PooledHeadConfig,
+)
 from regard.nn.attention import dropped
 from regard.nn.build import build, builds
-from regard.nn.context import Context, padded
+from regard.nn.context import Context, packed, padded, with_memory
 from regard.nn.head import Ends
+from regard.nn.layer import Sublayer
 from regard.nn.position import sinusoids
 
 
@@ -133,6 +142,28 @@ class Pool(nn.Module):
         return x if self.dense is None else self.dense(x)
 
 
+@builds(AttentionPoolConfig)
+class AttentionPool(nn.Module):
+    """One vector per sequence, by a learned query: (B, T, C) or packed (N, C) -> (B, C)."""
+
+    def __init__(self, config: AttentionPoolConfig, dim: int):
+        super().__init__()
+        cross, feed_forward = config.layer.cross, config.layer.feed_forward
+        assert cross is not None and feed_forward is not None
+        self.query = nn.Embedding(1, dim)
+        self.cross = build(cross, dim, dim)
+        self.ffn = Sublayer(build(feed_forward, dim), config.layer, dim)
+
+    def forward(self, hidden: Tensor, ends: Ends) -> Tensor:
+        ctx = ends.ctx
+        rows = hidden.shape[0] if ctx.lengths is None else len(ctx.lengths)
+        query = self.query.weight.expand(rows, 1, -1)
+        asks = packed([1] * rows, hidden.device) if ctx.lengths is not None else on_grid(query, ())
+        with_memory(asks, hidden, ctx.groups[0].k_valid, ctx.lengths)
+        x = self.cross(query.flatten(0, 1) if ctx.lengths is not None else query, asks)
+        return self.ffn(x, asks).reshape(rows, -1)
+
+
 @builds(PooledHeadConfig)
 class PooledHead(nn.Module):
     """Hidden states themselves, and a vector for each sequence."""
@@ -190,3 +221,22 @@ class BoxesHead(nn.Module):
     def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
         x = hidden[:, -self.queries :]
         return {"logits": self.labels(x), "pred_boxes": self.boxes(x).sigmoid()}
+
+
+@builds(ContrastiveHeadConfig)
+class ContrastiveHead(nn.Module):
+    """Pools of images and of texts, and how alike they are."""
+
+    def __init__(self, config: ContrastiveHeadConfig, vision_dim: int, text_dim: int):
+        super().__init__()
+        self.image = build(config.image, vision_dim)
+        self.text = build(config.text, text_dim)
+        self.scale = nn.Parameter(torch.full((), config.scale))
+        self.bias = nn.Parameter(torch.zeros(())) if config.bias else None
+
+    def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """Vectors of images (M, D) and texts (N, D) -> `logits_per_image` (M, N), and the same by text; both normed."""
+        image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+        logits = text @ image.mT * self.scale.exp()
+        logits = logits if self.bias is None else logits + self.bias
+        return {"logits_per_image": logits.mT, "logits_per_text": logits, "text_embeds": text, "image_embeds": image}
