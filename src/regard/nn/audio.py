@@ -117,20 +117,23 @@ class Waveform(nn.Module):
         """
         shape = ("samples",) if lengths is not None else ("batch", "samples")
         x = sound(input_values, "input_values", shape, self)
+        hidden = None if mask_time_indices is None else mask_time_indices.bool()
+        if lengths is None and attention_mask is None:
+            self._enough(x.shape[1])
+            out = self._vectors(x, hidden)
+            return out, every(out)
         counts = self._samples(x, attention_mask, lengths)
         rows = list(x.split(counts)) if lengths is not None else [row[:n] for row, n in zip(x, counts, strict=True)]
         parts: list[Tensor] = []
         for n, _ in runs(counts):  # rows of one length together
-            at = len(parts)
-            hidden = None if mask_time_indices is None else mask_time_indices[at : at + n].bool()
-            parts.extend(self._vectors(torch.stack(rows[at : at + n]), hidden))
+            here = slice(len(parts), len(parts) + n)
+            parts.extend(self._vectors(torch.stack(rows[here]), None if hidden is None else hidden[here]))
         if lengths is not None:
             return torch.cat(parts), packed([len(part) for part in parts], x.device)
-        if min(counts) == x.shape[1]:
-            out = torch.stack(parts)
-            return out, every(out)
         width = self.frames(x.shape[1])
         out = torch.stack([F.pad(part, (0, 0, 0, width - len(part))) for part in parts])
+        if min(counts) == x.shape[1]:
+            return out, every(out)
         real = torch.tensor([len(part) for part in parts], device=x.device)
         positions = torch.arange(width, device=x.device).expand(len(parts), width)
         return out, padded(positions, positions < real[:, None])
@@ -143,20 +146,24 @@ class Waveform(nn.Module):
                 raise ValueError(
                     f"input_values is packed, {len(x)} samples; lengths sum to {sum(counts)}, without a mask"
                 )
-        elif mask is None:
-            counts = [x.shape[1]] * x.shape[0]
-        elif mask.shape != x.shape or bool((mask[:, 1:] > mask[:, :-1]).any()):
-            raise ValueError(
-                f"attention_mask is {tuple(mask.shape)}; allowed: {tuple(x.shape)}, zeros on the right only"
-            )
         else:
-            counts = mask.sum(1).tolist()
-        if not self.frames(shortest := min(counts, default=0)):
-            least = 1
-            for _, kernel, stride in reversed(self.config.convs):
-                least = (least - 1) * stride + kernel
-            raise ValueError(f"input_values has a row of {shortest} samples; allowed: at least {least}")
+            assert mask is not None
+            if mask.shape != x.shape or bool((mask[:, 1:] > mask[:, :-1]).any()):
+                raise ValueError(
+                    f"attention_mask is {tuple(mask.shape)}; allowed: {tuple(x.shape)}, zeros on the right only"
+                )
+            counts = [int(n) for n in mask.sum(1)]
+        self._enough(min(counts, default=0))
         return counts
+
+    def _enough(self, samples: int) -> None:
+        """Raise a ValueError that says how many samples it takes, for fewer."""
+        if self.frames(samples):
+            return
+        least = 1
+        for _, kernel, stride in reversed(self.config.convs):
+            least = (least - 1) * stride + kernel
+        raise ValueError(f"input_values has a row of {samples} samples; allowed: at least {least}")
 
     def _vectors(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         """(B, samples), all real, with hidden frames (B, at least T) -> (B, T, C)"""
