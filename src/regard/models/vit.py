@@ -5,6 +5,8 @@ Its tree and its rules are the ground on which the later encoders of images stan
 
 from __future__ import annotations
 
+from typing import Any
+
 from regard.config import (
     AttentionConfig,
     ClassifierHeadConfig,
@@ -23,15 +25,13 @@ from regard.config.vision import PatchesConfig
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule, Squeeze
 from regard.models.common import head_dim
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "intermediate_size": 3072,
-    "image_size": 224,
-    "patch_size": 16,
-    "layer_norm_eps": 1e-12,
 }
+DEFAULTS |= {"image_size": 224, "patch_size": 16, "layer_norm_eps": 1e-12}
 
 
 def layer(raw: Raw) -> LayerConfig:

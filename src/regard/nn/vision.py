@@ -66,7 +66,8 @@ class Patches(nn.Module):
             x = torch.where(bool_masked_pos.bool()[..., None], self.masked.weight.to(x.dtype), x)
         x = _together(self.before, x, self.after)
         if c.positions == "fixed":
-            x = x + sinusoids(torch.arange(x.shape[1], device=x.device), c.dim, SinusoidalPositions(size=c.patches))
+            places = torch.arange(x.shape[1], device=x.device)
+            x = x + sinusoids(places, c.dim, SinusoidalPositions(size=c.patches)).to(x.dtype)
         elif self.position is not None:
             x = x + resampled(self.position.weight, c.grid, grid, c.before, antialias=c.antialias)
         if self.registers is not None:
