@@ -22,6 +22,8 @@ TOKENIZER_FILES = (
     *("spiece.model", "spm.model", "source.spm", "vocab.txt", "vocab.json"),
 )
 
+MEDIA_FILES = ("preprocessor_config.json", "processor_config.json")
+
 
 def load(
     ref: str | os.PathLike[str],
@@ -34,9 +36,9 @@ def load(
     revision: str | None = None,
     offline: bool | None = None,
 ) -> Model:
-    """Load a checkpoint as `regard.checkpoint.load.load` does, with its tokenizer as `model.processor`.
+    """Load a checkpoint as `regard.checkpoint.load.load` does, with what reads its input as `model.processor`.
 
-    A folder without tokenizer files gives no processor; for one whose files cannot be read, a warning says why, as the
+    A folder without files of one gives no processor; for one whose files cannot be read, a warning says why, as the
     model is of use without it. A vocabulary that the model has no vectors for is a ValueError.
     """
     model = checkpoint.load(
@@ -73,9 +75,13 @@ def check_vocabulary(model: Model) -> None:
 
 
 def processor(folder: str | os.PathLike[str] | None) -> Any:
-    """The tokenizer in a folder, or None where there is none. Raises ValueError for files that cannot be read."""
-    if folder is None or not any(os.path.lexists(os.path.join(folder, name)) for name in TOKENIZER_FILES):
-        return None
-    from regard.preprocess.text import Tokenizer  # half the cost of importing regard, and not every model reads text
+    """What a folder has to read input with: a tokenizer, an image or audio processor, or one that joins both.
 
-    return Tokenizer.from_folder(folder)
+    None where there is none. Raises ValueError for files that cannot be read.
+    """
+    files = (*TOKENIZER_FILES, *MEDIA_FILES)
+    if folder is None or not any(os.path.lexists(os.path.join(folder, name)) for name in files):
+        return None
+    from regard.preprocess.multimodal import read_processor  # half the cost of importing regard
+
+    return read_processor(folder)

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import torch
 from torch import Tensor
 
 from regard.models.model import Model, Output
-from regard.preprocess.text import Tokenizer
-from regard.tasks.inputs import read_inputs, text_of
-from regard.tasks.options import EncoderOptions, O, TaskOptions, read_options
+from regard.tasks.inputs import Inputs, read_inputs, text_of
+from regard.tasks.options import E, EncoderOptions, O, TaskOptions, read_options
+from regard.tasks.parts import Parts
 from regard.tasks.progress import Meter
 from regard.tasks.registry import TaskInfo
+
+if TYPE_CHECKING:
+    from regard.preprocess.text import Tokenizer
 
 LOOKAHEAD_PACKS = 32
 """Items are looked ahead until they fill so many packs, which bounds memory whatever their length."""
@@ -27,12 +31,22 @@ NO_LIMIT = 10**9  # tokenizers without a limit name a very large one
 
 @dataclass
 class Piece:
-    """One sequence for the model. `encoding` knows the way back to characters; `note` is the task's own."""
+    """One sequence for the model: `ids` of text, or `values`, tensors (1, ...) by the names that the model takes.
 
-    ids: list[int]
+    `encoding` knows the way back to characters; `note` is the task's own; `size` is how many tokens `values` make.
+    """
+
+    ids: list[int] = field(default_factory=list)
     types: list[int] | None = None
     encoding: Any = None
     note: Any = None
+    values: dict[str, Tensor] = field(default_factory=dict)
+    size: int | None = None
+
+    @property
+    def length(self) -> int:
+        """How much room it takes in a pack, in tokens."""
+        return len(self.ids) if self.size is None else self.size
 
 
 @dataclass
@@ -48,7 +62,7 @@ class Job:
 
 
 class Task(Generic[O]):
-    """A task with its model. Call it with one item, a list, anything lazy, or a file with an item on each line."""
+    """A task with its model. Call it with one item, a list or anything lazy."""
 
     options: ClassVar[type[TaskOptions]] = TaskOptions
     lookahead: ClassVar[int] = 512
@@ -57,7 +71,7 @@ class Task(Generic[O]):
         self,
         info: TaskInfo,
         model: Model,
-        tokenizer: Tokenizer,
+        parts: Parts,
         *,
         batch_tokens: int = 1024,
         progress: bool | None = None,
@@ -65,7 +79,7 @@ class Task(Generic[O]):
     ):
         if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
             raise ValueError(f"batch_tokens is {batch_tokens!r}; allowed: a whole number of tokens above 0")
-        self.info, self.model, self.tokenizer = info, model.eval(), tokenizer
+        self.info, self.model, self.parts = info, model.eval(), parts
         self.batch_tokens, self.progress = batch_tokens, progress
         self.defaults = dict(defaults or {})
         self.setup()
@@ -77,7 +91,7 @@ class Task(Generic[O]):
     # what a task says of itself
 
     def setup(self) -> None:
-        """Look at model and tokenizer once, and refuse those that cannot do it."""
+        """Look at the model and the parts of its processor once, and refuse those that cannot do it."""
 
     def arrange(self, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The input among the arguments of a call, and the options."""
@@ -90,13 +104,9 @@ class Task(Generic[O]):
         options, _ = read_options(self.options, given, self.info.name)
         return options  # type: ignore[return-value]
 
-    def is_one(self, inputs: Any) -> bool:
-        """Whether this input is a single item."""
-        return isinstance(inputs, (str, dict))
-
-    def from_line(self, line: str) -> Any:
-        """The item on a line of a file."""
-        return line
+    def opened(self, inputs: Any) -> Inputs:
+        """The items of an input."""
+        raise NotImplementedError
 
     def pieces(self, item: Any, options: O) -> list[Piece]:
         """What the model must read for an item. ValueError for an item that is wrong."""
@@ -104,7 +114,7 @@ class Task(Generic[O]):
 
     def fits(self, pack: Sequence[Piece], piece: Piece, options: O) -> bool:
         """Whether a pack has room for one piece more (not shorter than those in it)."""
-        return sum(len(p.ids) for p in pack) + len(piece.ids) <= self.batch_tokens
+        return sum(p.length for p in pack) + piece.length <= self.batch_tokens
 
     def run(self, pieces: Sequence[Piece], options: O) -> list[Any]:
         """The model's output for each piece of a pack."""
@@ -118,6 +128,10 @@ class Task(Generic[O]):
         """Results in the shape that was asked for; `called` are the options of this very call."""
         return results[0] if came == "one" else results
 
+    def save(self, item: Any, result: Any, path: Path) -> None:
+        """Write a result as a file for people, such as a picture; ValueError for a task whose results are none."""
+        raise ValueError(f"{self.info.name} writes no files; --json gives its results to programs")
+
     # the way through
 
     def __call__(self, *args: Any, **options: Any) -> Any:
@@ -127,7 +141,7 @@ class Task(Generic[O]):
         """
         given, called = self.arrange(args, options)
         read = self.read({**self.defaults, **called})
-        inputs = read_inputs(given, self.is_one, self.from_line)
+        inputs = self.opened(given)
         results = self._results(inputs.items, read, inputs.total, numbered=inputs.came != "one")
         return results if inputs.came == "lazy" else self.deliver(list(results), given, inputs.came, read, called)
 
@@ -152,7 +166,7 @@ class Task(Generic[O]):
             except ValueError as error:
                 job.error = error
             window.append(job)
-            tokens += sum(len(piece.ids) for piece in job.pieces)
+            tokens += sum(piece.length for piece in job.pieces)
             full = len(window) >= self.lookahead or tokens >= LOOKAHEAD_PACKS * self.batch_tokens
             if full or (job.error is not None and options.on_error == "raise"):
                 yield window
@@ -167,7 +181,7 @@ class Task(Generic[O]):
             work += [(job, i) for i in range(len(job.pieces))]
             if not job.pieces:
                 meter.advance()
-        work.sort(key=lambda entry: len(entry[0].pieces[entry[1]].ids))
+        work.sort(key=lambda entry: entry[0].pieces[entry[1]].length)
         pack: list[tuple[Job, int]] = []
         for job, i in work:
             inside = [other.pieces[k] for other, k in pack]
@@ -207,7 +221,29 @@ class Task(Generic[O]):
             return {"error": message}
         raise ValueError(message) from job.error
 
-    # what tasks share
+    def labels(self, count: int) -> list[str]:
+        """The names of the model's classes."""
+        return [self.model.labels.get(i, f"LABEL_{i}") for i in range(count)]
+
+
+class TextTask(Task[O]):
+    """A task on texts. A path, or an open file, stands for the items on its lines."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns text into ids, and back."""
+        return self.parts.tokenizer
+
+    def is_one(self, inputs: Any) -> bool:
+        """Whether this input is a single item."""
+        return isinstance(inputs, (str, dict))
+
+    def from_line(self, line: str) -> Any:
+        """The item on a line of a file."""
+        return line
+
+    def opened(self, inputs: Any) -> Inputs:
+        return read_inputs(inputs, self.is_one, self.from_line)
 
     @property
     def longest(self) -> int | None:
@@ -220,22 +256,18 @@ class Task(Generic[O]):
         if limit is not None and length > limit:
             raise ValueError(f"input has {length} tokens; this model takes at most {limit}; {advice}")
 
-    def labels(self, count: int) -> list[str]:
-        """The names of the model's classes."""
-        return [self.model.labels.get(i, f"LABEL_{i}") for i in range(count)]
 
-
-class EncoderTask(Task[O]):
+class EncoderTask(TextTask[E]):
     """A task that reads texts once, packed end to end, so that no work is spent on padding."""
 
     options: ClassVar[type[TaskOptions]] = EncoderOptions
 
-    def limit(self, options: O) -> int | None:
+    def limit(self, options: E) -> int | None:
         """The most tokens of one sequence, as the model or the call says."""
         asked = getattr(options, "max_length", None)
         return min(asked, self.longest or NO_LIMIT) if asked else self.longest
 
-    def encode(self, text: str, pair: str | None, options: O, **more: Any) -> list[Piece]:
+    def encode(self, text: str, pair: str | None, options: E, **more: Any) -> list[Piece]:
         """A text (or pair) as a piece; several where `return_overflowing_tokens` and `stride` ask for windows."""
         limit = self.limit(options)
         cut = (options.cuts or "stride" in more) and limit is not None
@@ -252,7 +284,7 @@ class EncoderTask(Task[O]):
                 raise ValueError(f"{text!r:.80} has no tokens")
         return pieces
 
-    def pieces(self, item: Any, options: O) -> list[Piece]:
+    def pieces(self, item: Any, options: E) -> list[Piece]:
         return self.encode(text_of(item), None, options)
 
     def inputs(self, pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -268,10 +300,10 @@ class EncoderTask(Task[O]):
             given["token_type_ids"] = torch.tensor(kinds, device=device)
         return given
 
-    def run(self, pieces: Sequence[Piece], options: O) -> list[Any]:
+    def run(self, pieces: Sequence[Piece], options: E) -> list[Any]:
         return self.split(self.model(**self.inputs(pieces)), pieces, options)
 
-    def split(self, out: Output, pieces: Sequence[Piece], options: O) -> list[Any]:
+    def split(self, out: Output, pieces: Sequence[Piece], options: E) -> list[Any]:
         """What each piece keeps of a pack's output; unless a task says otherwise, the scores of its labels."""
         return list(out["logits"].float().cpu())
 

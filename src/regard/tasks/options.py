@@ -15,20 +15,29 @@ MAX_BATCH = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions(Config):
-    """What every task of text takes.
+    """What every task takes.
 
-    `on_error="skip"` puts {"error": ...} in the place of a bad item. `truncation` cuts input that is too long.
-    `batch_size` bounds the items of a batch beside `batch_tokens`. `padding` is taken for habit's sake: no result
-    depends on it.
+    `on_error="skip"` puts {"error": ...} in the place of a bad item. `batch_size` bounds the items of a batch beside
+    `batch_tokens`.
     """
 
     on_error: Literal["raise", "skip"] = "raise"
-    truncation: bool | str | None = None
-    padding: bool | str | None = None
     batch_size: int | None = None
 
     def check(self) -> None:
         self.require(self.batch_size != 0, "batch_size", "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(TaskOptions):
+    """What every task of text takes: `truncation` cuts input that is too long. `padding` is taken for habit's sake: no
+    result depends on it."""
+
+    truncation: bool | str | None = None
+    padding: bool | str | None = None
+
+    def check(self) -> None:
+        super().check()
         known = (None, True, False, "longest_first", "only_first", "only_second", "do_not_truncate")
         self.require(self.truncation in known, "truncation", ", ".join(map(repr, known)))
 
@@ -39,7 +48,7 @@ class TaskOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOptions(TaskOptions):
+class EncoderOptions(TextOptions):
     """`max_length` cuts input to so many tokens, special ones included."""
 
     max_length: int | None = None
@@ -54,6 +63,7 @@ class EncoderOptions(TaskOptions):
 
 
 O = TypeVar("O", bound=TaskOptions)
+E = TypeVar("E", bound=EncoderOptions)
 
 
 def read_options(

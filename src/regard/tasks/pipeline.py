@@ -18,8 +18,8 @@ from regard.config import (
 )
 from regard.models.model import Model
 from regard.models.registry import family_of, head_of
-from regard.preprocess.text import Tokenizer
 from regard.tasks.base import Task
+from regard.tasks.parts import read_parts
 from regard.tasks.registry import DEFAULTS, TaskInfo, find_task
 
 _KINDS = {
@@ -34,7 +34,9 @@ def pipeline(
     task: str,
     model: str | os.PathLike[str] | Model | None = None,
     *,
-    tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
+    tokenizer: Any = None,
+    image_processor: Any = None,
+    feature_extractor: Any = None,
     device: str | int | torch.device = "cpu",
     dtype: str | torch.dtype = "auto",
     batch_tokens: int = 1024,
@@ -43,7 +45,8 @@ def pipeline(
 ) -> Task[Any]:
     """A callable for a task, with a checkpoint (a folder, hub id or embedded name) or a loaded model.
 
-    `tokenizer` stands in for the checkpoint's own. `batch_tokens` bounds the tokens that the model reads at once.
+    `tokenizer`, `image_processor` and `feature_extractor` (objects, or folders that hold one) stand in for the
+    checkpoint's own. `batch_tokens` bounds the tokens that the model reads at once.
     `progress` shows a bar for long work: on a terminal only unless said. `defaults` are options of every call.
     `device` and `dtype` are for a checkpoint; a loaded model stays as it is.
     Raises ValueError for an unknown task, or a checkpoint whose head is for something else.
@@ -55,14 +58,17 @@ def pipeline(
     loaded = ref if isinstance(ref, Model) else _load(info, ref, device, dtype)
     if isinstance(ref, Model) and not {head_kind(loaded), "features"} & set(info.heads):
         raise _wrong_head(info, loaded.name or "this model", loaded.architecture, head_kind(loaded))
-    if tokenizer is None:
-        tokenizer = loaded.processor if loaded.processor is not None else front.processor(loaded.folder)
-    elif not isinstance(tokenizer, Tokenizer):
-        tokenizer = Tokenizer.from_folder(find(tokenizer).path)
-    if not isinstance(tokenizer, Tokenizer):
-        raise ValueError(f"{info.name} needs a tokenizer, and {loaded.name or 'this model'} has none; give tokenizer=")
+    given = {"tokenizer": tokenizer, "image_processor": image_processor, "feature_extractor": feature_extractor}
+    joined = loaded.processor if loaded.processor is not None else _processor(loaded, given, info.needs)
+    parts = read_parts(joined, given)
+    parts.check(info.needs, info.name, loaded.name or "this model")
     defaults = {**named, **defaults}
-    return info.load()(info, loaded, tokenizer, batch_tokens=batch_tokens, progress=progress, defaults=defaults)
+    return info.load()(info, loaded, parts, batch_tokens=batch_tokens, progress=progress, defaults=defaults)
+
+
+def _processor(model: Model, given: dict[str, Any], needs: tuple[str, ...]) -> Any:
+    """The processor in a model's folder, read only where something needed is not given; its errors are said."""
+    return front.processor(model.folder) if any(given[name] is None for name in needs) else None
 
 
 def head_kind(model: Model) -> str:

@@ -7,7 +7,7 @@ import importlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from regard.tasks.base import Task
@@ -22,7 +22,8 @@ _TRANSLATION = re.compile(r"translation_(?P<src_lang>.+?)_to_(?P<tgt_lang>.+)")
 class TaskInfo:
     """One task. `heads` serve it, the first being the one to ask for; "features" is had from any checkpoint.
 
-    `home` is "module:Class" within `regard.tasks`, `example` an input as a user would type it.
+    `home` is "module:Class" within `regard.tasks`, `example` an input as a user would type it. `modality` is what the
+    words of the command line stand for: texts, or names of files to see or hear. `needs`: parts of the processor.
     """
 
     name: str
@@ -31,7 +32,8 @@ class TaskInfo:
     about: str
     example: str
     aliases: tuple[str, ...] = ()
-    modality: str = "text"
+    modality: Literal["text", "image", "audio"] = "text"
+    needs: tuple[str, ...] = ("tokenizer",)
 
     def load(self) -> type[Task[Any]]:
         """The class that does it, imported now."""
@@ -146,7 +148,7 @@ def find_task(name: str) -> tuple[TaskInfo, dict[str, Any]]:
     raise ValueError(f"task is {name!r:.80}; {hint}allowed: {', '.join([*known, 'translation_xx_to_yy'])}")
 
 
-def tasks_for(heads: Iterable[str]) -> list[str]:
-    """The names of the tasks that models with these heads can do."""
+def tasks_for(heads: Iterable[str], modality: str = "text") -> list[str]:
+    """The names of the tasks that models with these heads, which take this modality, can do."""
     have = {*heads, "features"}
-    return [info.name for info in TASKS if have & set(info.heads)]
+    return [info.name for info in TASKS if info.modality == modality and have & set(info.heads)]

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from regard.generation.config import GenerationConfig, from_checkpoint
 from regard.models.model import Tower
-from regard.tasks.base import Piece, Task
-from regard.tasks.options import O, TaskOptions, read_options
+from regard.tasks.base import Piece, TextTask
+from regard.tasks.options import O, TaskOptions, TextOptions, read_options
 
 MAX_ROWS = 64
 """Rows of a batch at most: each holds a cache that grows while it writes."""
@@ -20,7 +20,7 @@ GENERATE = frozenset(field.name for field in dataclasses.fields(GenerationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class WritingOptions(TaskOptions):
+class WritingOptions(TextOptions):
     """Options of a task that writes; `generate` holds those of `Model.generate`, as they were given.
 
     `prefix` is put before each text. `return_tensors` gives token ids in place of text.
@@ -46,7 +46,7 @@ class Plan:
     lengths: dict[str, int]
 
 
-class WritingTask(Task[O]):
+class WritingTask(TextTask[O]):
     """A task that writes with `generate`."""
 
     options: ClassVar[type[TaskOptions]] = WritingOptions
