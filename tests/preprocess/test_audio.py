@@ -33,7 +33,7 @@ def speech(samples: int, seed: int = 0) -> np.ndarray:
     return (tone * (t % 2 < 1.3) + noise).astype(np.float32)
 
 
-def same(ours: Any, theirs: Any, atol: float = 1e-4) -> None:
+def check_same(ours: Any, theirs: Any, atol: float = 1e-4) -> None:
     assert set(ours) == set(theirs)
     for name in ours:
         got, want = ours[name], theirs[name]
@@ -61,15 +61,15 @@ def test_whisper_agrees(settings: dict[str, Any], tmp_path: Path) -> None:
         {"padding": "longest", "pad_to_multiple_of": 480, "return_attention_mask": True},
         {"max_length": 9_000},
     ):
-        same(ours(clips, **common, **options), theirs(clips, **common, **options))
-        same(ours(clips[0], **common, **options), theirs(clips[0], **common, **options))
+        check_same(ours(clips, **common, **options), theirs(clips, **common, **options))
+        check_same(ours(clips[0], **common, **options), theirs(clips[0], **common, **options))
 
 
 def test_long_sound_in_blocks_agrees(tmp_path: Path) -> None:
     theirs, ours = both("Whisper", tmp_path)
     options = {"sampling_rate": RATE, "return_tensors": "pt", "padding": "longest", "truncation": False}
     for samples in (RATE * 65 + 77, RATE * 30 + 1, 3000 * 160, 3001 * 160, 3000 * 160 - 1, 401, 250):
-        same(ours(speech(samples), **options), theirs(speech(samples), **options))
+        check_same(ours(speech(samples), **options), theirs(speech(samples), **options))
 
 
 def test_wav2vec2_agrees(tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_wav2vec2_agrees(tmp_path: Path) -> None:
             {"padding": True, "pad_to_multiple_of": 512},
             {"padding": True, "max_length": 3001, "truncation": True, "pad_to_multiple_of": 512},
         ):
-            same(ours(clips, **common, **options), theirs(clips, **common, **options))
-        same(ours(clips[1], **common), theirs(clips[1], **common))
-        same(ours(np.stack([clips[0]] * 2), **common), theirs(np.stack([clips[0]] * 2), **common))
-        same(ours(list(map(float, clips[1])), **common), theirs(list(map(float, clips[1])), **common))
+            check_same(ours(clips, **common, **options), theirs(clips, **common, **options))
+        check_same(ours(clips[1], **common), theirs(clips[1], **common))
+        check_same(ours(np.stack([clips[0]] * 2), **common), theirs(np.stack([clips[0]] * 2), **common))
+        check_same(ours(list(map(float, clips[1])), **common), theirs(list(map(float, clips[1])), **common))
     rows = ours(clips)["input_values"]
     assert [len(row) for row in rows] == [4000, 2500, 3333]
     masked = AudioProcessor("Wav2Vec2", {"return_attention_mask": True})
@@ -103,7 +103,9 @@ def test_wav2vec2_agrees(tmp_path: Path) -> None:
 def test_ast_agrees(settings: dict[str, Any], tmp_path: Path) -> None:
     theirs, ours = both("AST", tmp_path, **settings)
     clips = [speech(20_000), speech(8_001, 1), speech(400, 2)]
-    same(ours(clips, sampling_rate=RATE, return_tensors="pt"), theirs(clips, sampling_rate=RATE, return_tensors="pt"))
+    check_same(
+        ours(clips, sampling_rate=RATE, return_tensors="pt"), theirs(clips, sampling_rate=RATE, return_tensors="pt")
+    )
 
 
 def test_filters_agree() -> None:
@@ -136,7 +138,7 @@ def test_what_we_save_the_reference_reads(name: str, tmp_path: Path) -> None:
     theirs = getattr(transformers, f"{name}FeatureExtractor").from_pretrained(tmp_path)
     again = AudioProcessor.from_folder(tmp_path)
     assert again.padding_value == 0.5 == theirs.padding_value and again.raw["note"] == "kept"
-    same(again(speech(5000), return_tensors="pt"), theirs(speech(5000), sampling_rate=RATE, return_tensors="pt"))
+    check_same(again(speech(5000), return_tensors="pt"), theirs(speech(5000), sampling_rate=RATE, return_tensors="pt"))
 
 
 # samples of every kind

@@ -45,7 +45,7 @@ def both(kind: str, folder: Path, **settings: Any) -> tuple[Any, ImageProcessor]
     return theirs, ImageProcessor.from_folder(folder)
 
 
-def same(ours: Any, theirs: Any) -> None:
+def check_same(ours: Any, theirs: Any) -> None:
     got, want = pixels(ours), pixels(theirs)
     assert got.shape == want.shape and got.dtype == want.dtype
     torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
@@ -60,7 +60,7 @@ def test_kinds_agree(kind: str, tmp_path: Path) -> None:
         image = picture(*size)
         expected = theirs(image, return_tensors="pt")
         found = ours(image, return_tensors="pt")
-        same(found, expected)
+        check_same(found, expected)
         if "pixel_mask" in found:
             assert torch.equal(found.pixel_mask, expected["pixel_mask"])
 
@@ -73,7 +73,7 @@ def test_frames_make_one_item(kind: str) -> None:
     for videos, shape in ((frames, (1, 3)), ([frames, frames], (2, 3)), (np.stack(frames), (1, 3))):
         found = ours(videos, return_tensors="pt")
         assert found.pixel_values.shape == (*shape, 3, 224, 224)
-        same(found, theirs(list(videos), return_tensors="pt"))
+        check_same(found, theirs(list(videos), return_tensors="pt"))
 
 
 CLIP_OLD = {"size": 30, "crop_size": 24, "feature_extractor_type": "CLIPFeatureExtractor"}
@@ -127,7 +127,7 @@ def test_folders_of_every_age_agree(kind: str, config: dict[str, Any], tmp_path:
     theirs = reference(kind, **{name: value for name, value in config.items() if name not in names})
     ours = ImageProcessor.from_folder(tmp_path)
     for size in [(37, 50), (64, 41), (24, 24)]:
-        same(ours(picture(*size), return_tensors="pt"), theirs(picture(*size), return_tensors="pt"))
+        check_same(ours(picture(*size), return_tensors="pt"), theirs(picture(*size), return_tensors="pt"))
 
 
 @pytest.mark.parametrize("resample", range(6))
@@ -137,8 +137,8 @@ def test_every_filter_agrees(resample: int, size: tuple[int, int]) -> None:
     names = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
     expected = theirs(picture(*size), return_tensors="pt")
     ours = ImageProcessor("ViT", {"size": {"height": 64, "width": 48}})
-    same(ours(picture(*size), return_tensors="pt", resample=resample), expected)
-    same(ours(picture(*size), return_tensors="pt", resample=names[resample]), expected)
+    check_same(ours(picture(*size), return_tensors="pt", resample=resample), expected)
+    check_same(ours(picture(*size), return_tensors="pt", resample=names[resample]), expected)
 
 
 @pytest.mark.parametrize("crop", [(10, 10), (33, 64), (64, 33), (51, 38), (1, 1), (80, 81)])
@@ -147,20 +147,20 @@ def test_center_crop_and_its_padding_agree(crop: tuple[int, int]) -> None:
     for size in [(50, 37), (51, 38), (64, 64), (9, 100)]:
         image = picture(*size)
         ours = ImageProcessor("CLIP", settings)(image, return_tensors="pt")
-        same(ours, reference("CLIP", **settings)(image, return_tensors="pt"))
+        check_same(ours, reference("CLIP", **settings)(image, return_tensors="pt"))
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "Siglip", "Blip"])
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1", "LA", "PA"])
 def test_modes_of_pillow_agree(kind: str, mode: str) -> None:
     image = picture(40, 60, "RGBA").convert(mode)
-    same(ImageProcessor(kind)(image, return_tensors="pt"), reference(kind)(image, return_tensors="pt"))
+    check_same(ImageProcessor(kind)(image, return_tensors="pt"), reference(kind)(image, return_tensors="pt"))
 
 
 def test_palette_with_a_transparent_colour_agrees() -> None:
     image = picture(20, 30).quantize(16)
     image.info["transparency"] = 3
-    same(ImageProcessor("CLIP")(image, return_tensors="pt"), reference("CLIP")(image, return_tensors="pt"))
+    check_same(ImageProcessor("CLIP")(image, return_tensors="pt"), reference("CLIP")(image, return_tensors="pt"))
 
 
 def inputs() -> dict[str, Any]:
@@ -191,7 +191,7 @@ def test_arrays_and_tensors_agree(name: str) -> None:
     for settings in ({}, {"do_resize": False, "do_center_crop": False}):
         if name == "nested" and settings:
             continue
-        same(
+        check_same(
             ImageProcessor("CLIP", settings)(images, return_tensors="pt"),
             reference("CLIP", **settings)(images, return_tensors="pt"),
         )
@@ -203,7 +203,7 @@ def test_a_batch_is_padded_with_masks_as_in_the_reference() -> None:
         size = {"shortest_edge": 40, "longest_edge": 70}
         found = ImageProcessor(kind)(images, return_tensors="pt", size=size)
         expected = reference(kind)(images, return_tensors="pt", size=size)
-        same(found, expected)
+        check_same(found, expected)
         assert torch.equal(found.pixel_mask, expected["pixel_mask"])
         assert set(found) == set(expected)
 
@@ -216,12 +216,12 @@ def test_segmentation_maps_agree(reduce: bool) -> None:
     settings = {"do_reduce_labels": reduce, "size": {"height": 32, "width": 48}}
     found = ImageProcessor("Segformer", settings)(images, [m.copy() for m in maps], return_tensors="pt")
     expected = reference("Segformer", **settings)(images, [m.copy() for m in maps], return_tensors="pt")
-    same(found, expected)
+    check_same(found, expected)
     assert torch.equal(found.labels, expected["labels"])
     settings = {"do_reduce_labels": reduce, "ignore_index": 255, "size": {"shortest_edge": 40, "longest_edge": 70}}
     found = ImageProcessor("Mask2Former", settings)(images, maps, return_tensors="pt")
     expected = reference("Mask2Former", **settings)(images, maps, return_tensors="pt")
-    same(found, expected)
+    check_same(found, expected)
     for name in ("mask_labels", "class_labels"):
         for got, want in zip(found[name], expected[name], strict=True):
             assert torch.equal(got, want)
@@ -244,7 +244,7 @@ def test_what_we_save_the_reference_reads(kind: str, tmp_path: Path) -> None:
     assert ours.save_pretrained(tmp_path) == (str(tmp_path / "preprocessor_config.json"),)
     theirs = type(reference(kind)).from_pretrained(tmp_path)
     image = picture(50, 70)
-    same(ours(image, return_tensors="pt"), theirs(image, return_tensors="pt"))
+    check_same(ours(image, return_tensors="pt"), theirs(image, return_tensors="pt"))
     again = ImageProcessor.from_folder(tmp_path)
     assert again.settings == ours.settings and again.kind_name == kind and again.raw["note"] == "kept"
 
@@ -285,6 +285,6 @@ def test_a_real_checkpoint_gives_its_published_numbers() -> None:
         corner = torch.tensor(item["pixel_values_0_0_0to2_0to4"])
         torch.testing.assert_close(found.pixel_values[0, 0, :2, :4], corner, rtol=0, atol=1e-5)
         theirs = type(reference("Bit")).from_pretrained(folder)
-        same(
+        check_same(
             ours(folder / item["image"], return_tensors="pt"), theirs(str(folder / item["image"]), return_tensors="pt")
         )

@@ -30,7 +30,7 @@ DATA = Path(os.environ.get("REGARD_TEST_DATA", Path(__file__).parents[3] / "shar
 Folder = Callable[[str], Path]
 
 
-def same(ours: Any, theirs: Any) -> None:
+def check_same(ours: Any, theirs: Any) -> None:
     assert set(ours) == set(theirs)
     for name in theirs:
         got, want = ours[name], theirs[name]
@@ -72,9 +72,9 @@ def test_images_and_text_agree(class_name: str, tokenizer: str, kind: str, folde
         {"text_kwargs": {"padding": "max_length", "max_length": 20}, "images_kwargs": {"do_normalize": False}},
     ):
         found = ours(images, texts, return_tensors="pt", **options)
-        same(found, theirs(images, texts, return_tensors="pt", **options))
-    same(ours(text=texts[0], return_tensors="pt"), theirs(text=texts[0], return_tensors="pt"))
-    same(ours(images=images, return_tensors="pt"), theirs(images=images, return_tensors="pt"))
+        check_same(found, theirs(images, texts, return_tensors="pt", **options))
+    check_same(ours(text=texts[0], return_tensors="pt"), theirs(text=texts[0], return_tensors="pt"))
+    check_same(ours(images=images, return_tensors="pt"), theirs(images=images, return_tensors="pt"))
     assert ours(text=texts)["input_ids"] == theirs(text=texts)["input_ids"]
     ids = found["input_ids"]
     assert ours.batch_decode(ids, skip_special_tokens=True) == theirs.batch_decode(ids, skip_special_tokens=True)
@@ -97,11 +97,11 @@ def test_llava_agrees(settings: dict[str, Any], folder: Folder, tmp_path: Path) 
     pictures = [picture(40, 50), picture(60, 33), picture(20, 20)]
     for options in ({}, {"crop_size": {"height": 56, "width": 42}}):
         found = ours(images=pictures, text=text, return_tensors="pt", padding=True, **options)
-        same(found, theirs(images=pictures, text=text, return_tensors="pt", padding=True, **options))
+        check_same(found, theirs(images=pictures, text=text, return_tensors="pt", padding=True, **options))
         image = ours.tokenizer.convert_tokens_to_ids("<image>")
         assert int((found.input_ids == image).sum()) == 3 * ours.num_image_tokens(*found.pixel_values.shape[-2:])
-    same(ours(pictures[0], text[0], return_tensors="pt"), theirs(pictures[0], text[0], return_tensors="pt"))
-    same(ours(text="no image", return_tensors="pt"), theirs(text="no image", return_tensors="pt"))
+    check_same(ours(pictures[0], text[0], return_tensors="pt"), theirs(pictures[0], text[0], return_tensors="pt"))
+    check_same(ours(text="no image", return_tensors="pt"), theirs(text="no image", return_tensors="pt"))
     for wrong, given in ((text[:1], pictures), (text[:1], None), (["none"], pictures[:1])):
         with pytest.raises(ValueError, match=r"<image> tokens for \d images"):
             ours(given, wrong)
@@ -139,16 +139,16 @@ def test_idefics_prompts_agree(idefics: tuple[Any, Processor]) -> None:
         {"add_end_of_utterance_token": True},
         {"padding": "max_length", "max_length": 70},
     ):
-        same(ours(text=prompts, **options), theirs(text=prompts, **options))
-        same(ours(text=prompts[0], **options), theirs(text=prompts[0], **options))
-        same(ours(text=prompts[1], **options), theirs(text=prompts[1], **options))
-    same(ours([one, two], ["first", "second one"]), theirs([one, two], ["first", "second one"]))
-    same(ours([[one, two], [three]], ["a", "b"]), theirs([[one, two], [three]], ["a", "b"]))
+        check_same(ours(text=prompts, **options), theirs(text=prompts, **options))
+        check_same(ours(text=prompts[0], **options), theirs(text=prompts[0], **options))
+        check_same(ours(text=prompts[1], **options), theirs(text=prompts[1], **options))
+    check_same(ours([one, two], ["first", "second one"]), theirs([one, two], ["first", "second one"]))
+    check_same(ours([[one, two], [three]], ["a", "b"]), theirs([[one, two], [three]], ["a", "b"]))
     cut = {"truncation": True, "max_length": 12}
-    same(ours(text=prompts, **cut), theirs(text=prompts, **cut))
+    check_same(ours(text=prompts, **cut), theirs(text=prompts, **cut))
     # The reference asks the tokenizer's own add_eos_token first, wherever it has one.
     ended = ours(text=prompts, add_eos_token=True)
-    same(ended, theirs(text=prompts, text_kwargs={"add_eos_token": True}))
+    check_same(ended, theirs(text=prompts, text_kwargs={"add_eos_token": True}))
     with pytest.raises(ValueError, match="3 texts for 2 images"):
         ours([one, two], ["a", "b", "c"])
     with pytest.raises(ValueError, match="name it in allow_hosts"):
@@ -181,9 +181,9 @@ def test_whisper_agrees(folder: Folder, tmp_path: Path) -> None:
     assert isinstance(ours.feature_extractor, AudioProcessor) and ours.image_processor is None
     clip = speech(9000)
     options = {"sampling_rate": 16000, "return_tensors": "pt"}
-    same(ours(clip, **options), theirs(clip, **options))
-    same(ours(audio=clip, text="hello there", **options), theirs(audio=clip, text="hello there", **options))
-    same(ours(text=["hello", "a"]), theirs(text=["hello", "a"]))
+    check_same(ours(clip, **options), theirs(clip, **options))
+    check_same(ours(audio=clip, text="hello there", **options), theirs(audio=clip, text="hello there", **options))
+    check_same(ours(text=["hello", "a"]), theirs(text=["hello", "a"]))
     ids = ours(text="hello there")["input_ids"]
     assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
 
@@ -197,8 +197,10 @@ def test_wav2vec2_agrees(tmp_path: Path) -> None:
     assert isinstance(ours.tokenizer, CTCTokenizer)
     clips = [speech(3000), speech(2000, 1)]
     options = {"sampling_rate": 16000, "return_tensors": "pt", "padding": True}
-    same(ours(clips, **options), theirs(clips, **options))
-    same(ours(audio=clips, text=["HELLO", "YOU"], **options), theirs(audio=clips, text=["HELLO", "YOU"], **options))
+    check_same(ours(clips, **options), theirs(clips, **options))
+    check_same(
+        ours(audio=clips, text=["HELLO", "YOU"], **options), theirs(audio=clips, text=["HELLO", "YOU"], **options)
+    )
     logits = torch.randn(2, 40, len(tokenizer), generator=torch.Generator().manual_seed(0))
     assert ours.batch_decode(logits.argmax(-1)) == theirs.batch_decode(logits.argmax(-1))
     assert ours.decode(logits.argmax(-1)[0]) == theirs.decode(logits.argmax(-1)[0])
@@ -222,7 +224,7 @@ def test_what_we_save_the_reference_reads(folder: Folder, tmp_path: Path) -> Non
     ours.save_pretrained(tmp_path / "b")
     again = transformers.CLIPProcessor.from_pretrained(tmp_path / "b", backend="pil")
     image, text = picture(40, 50), "a photo of a cat"
-    same(
+    check_same(
         Processor.from_folder(tmp_path / "b")(image, text, return_tensors="pt"),
         theirs(image, text, return_tensors="pt"),
     )

@@ -35,6 +35,8 @@ class ImageProcessor:
         self.kind_name = kind_name(kind if kind not in KINDS else f"{kind}ImageProcessor")
         self.kind = KINDS[self.kind_name]
         self.raw = dict(raw or {})
+        if "image_num_channels" in self.kind.defaults and isinstance(self.raw.get("image_size"), int):
+            self.raw["size"] = self.raw.pop("image_size")
         self.where = where
         self.allow_hosts: Collection[str] = ()
         self.settings = parse(self.kind, self.raw, where)

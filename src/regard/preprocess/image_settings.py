@@ -62,8 +62,6 @@ def parse(kind: ImageKind, raw: Mapping[str, Any], where: str) -> ImageSettings:
     merged = {**kind.defaults, **given}
     if kind.size_divisor:
         merged.setdefault("size_divisor", kind.size_divisor)
-    if isinstance(given.get("image_size"), int) and "image_num_channels" in kind.defaults:
-        merged["size"] = given["image_size"]
     square = merged.get("default_to_square", kind.square)
     values: dict[str, Any] = {}
     for name in SETTINGS:

@@ -179,14 +179,17 @@ def _get(scheme: str, host: str, address: tuple[str, int], target: str, deadline
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("no time left")
-    plain = socket.create_connection(address, timeout=left)
+    wires = [socket.create_connection(address, timeout=left)]
     # A server that sends a byte now and then would outlive any timeout of a single read; the timer ends it.
-    timer = threading.Timer(left, _shut, [plain])
+    timer = threading.Timer(left, _shut, [wires])
     timer.daemon = True
     timer.start()
     try:
-        wire = ssl.create_default_context().wrap_socket(plain, server_hostname=host) if scheme == "https" else plain
-        with wire:
+        if scheme == "https":
+            context = ssl.create_default_context()
+            wires.append(context.wrap_socket(wires[0], server_hostname=host, do_handshake_on_connect=False))
+            wires[-1].do_handshake()  # type: ignore[attr-defined]
+        with wires[-1] as wire:
             connection = http.client.HTTPConnection(host, address[1], timeout=left)
             connection.sock = wire
             connection.request("GET", target, headers={"Accept-Encoding": "identity", "User-Agent": "regard"})
@@ -202,7 +205,8 @@ def _get(scheme: str, host: str, address: tuple[str, int], target: str, deadline
         raise http.client.HTTPException(str(error)) from None
     finally:
         timer.cancel()
-        plain.close()
+        for wire in wires:
+            wire.close()
 
 
 def _body(response: http.client.HTTPResponse, limit: int, deadline: float) -> bytes:
@@ -219,6 +223,6 @@ def _body(response: http.client.HTTPResponse, limit: int, deadline: float) -> by
     return bytes(data)
 
 
-def _shut(wire: socket.socket) -> None:
+def _shut(wires: list[socket.socket]) -> None:
     with contextlib.suppress(OSError):
-        wire.shutdown(socket.SHUT_RDWR)
+        wires[-1].shutdown(socket.SHUT_RDWR)
