@@ -60,20 +60,28 @@ class LogMel:
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """(T,) -> (mels, T // hop), float32; the range is the loudest 80 dB of the whole."""
-        frames = len(samples) // self.hop
-        out = torch.empty(self.mels, frames)
-        if not frames:
-            return out.numpy()
+        out = self.levels(samples, 0, len(samples) // self.hop)
+        return self.scaled(out, out.max()).numpy() if out.numel() else out.numpy()
+
+    @staticmethod
+    def scaled(levels: torch.Tensor, peak: torch.Tensor | float) -> torch.Tensor:
+        """Levels within 80 dB of the loudest, brought to about -1 to 1; changed in place."""
+        return levels.clamp_(min=float(peak) - 8.0).add_(4.0).div_(4.0)
+
+    def levels(self, samples: np.ndarray, first: int, last: int) -> torch.Tensor:
+        """(mels, last - first): decimal logarithms of the power in each band, of frames `first` to `last`."""
+        out = torch.empty(self.mels, last - first)
+        if last <= first:
+            return out
         filters = torch.from_numpy(mel_filters(self.n_fft // 2 + 1, self.mels, self.rate).T.astype(np.float32))
         window = torch.hann_window(self.n_fft)
-        for first in range(0, frames, _FRAMES):
-            last = min(first + _FRAMES, frames)
-            piece = torch.from_numpy(self._around(samples, first, last))
+        for start in range(first, last, _FRAMES):
+            end = min(start + _FRAMES, last)
+            piece = torch.from_numpy(self._around(samples, start, end))
             spectrum = torch.stft(piece, self.n_fft, self.hop, window=window, center=False, return_complex=True)
-            power = spectrum.abs().square_()  # (bins, last - first)
-            torch.matmul(filters, power, out=out[:, first:last])
-        out.clamp_(min=1e-10).log10_()
-        return torch.maximum(out, out.max() - 8.0).add_(4.0).div_(4.0).numpy()
+            power = spectrum.abs().square_()  # (bins, end - start)
+            torch.matmul(filters, power, out=out[:, start - first : end - first])
+        return out.clamp_(min=1e-10).log10_()
 
     def _around(self, samples: np.ndarray, first: int, last: int) -> np.ndarray:
         """The samples of frames `first` to `last`, mirrored at the ends."""
