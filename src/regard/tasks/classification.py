@@ -45,21 +45,13 @@ class TextClassification(EncoderTask[TextClassificationOptions]):
     def finish(
         self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Tensor], options: TextClassificationOptions
     ) -> Any:
-        scores = self.scores(outputs[0], options.function_to_apply).tolist()
+        scores = label_scores(outputs[0], options.function_to_apply, self.model.raw.get("problem_type")).tolist()
         labels = self.labels(len(scores))
         found = [{"label": label, "score": score} for label, score in zip(labels, scores, strict=True)]
         if options.return_all_scores:
             return found
         found.sort(key=lambda entry: -entry["score"])
         return found[0] if options.top_k == "best" else found[: options.top_k]
-
-    def scores(self, logits: Tensor, function: str | None) -> Tensor:
-        """Logits (labels) -> scores: independent of each other, together 1, or as they are (regression)."""
-        if function in (None, "default"):
-            problem = self.model.raw.get("problem_type")
-            several = problem == "multi_label_classification" or len(logits) == 1
-            function = "none" if problem == "regression" else "sigmoid" if several else "softmax"
-        return {"softmax": lambda x: x.softmax(0), "sigmoid": torch.sigmoid}.get(function, lambda x: x)(logits)
 
     def deliver(
         self,
@@ -73,6 +65,15 @@ class TextClassification(EncoderTask[TextClassificationOptions]):
         return results if came == "list" or (isinstance(inputs, str) and "top_k" not in called) else results[0]
 
 
+def label_scores(logits: Tensor, function: str | None, problem: str | None) -> Tensor:
+    """Logits (labels) -> scores: together 1, each by itself, or as they are (regression); unless `function` says which,
+    the kind of problem in config.json does."""
+    if function in (None, "default"):
+        several = problem == "multi_label_classification" or len(logits) == 1
+        function = "none" if problem == "regression" else "sigmoid" if several else "softmax"
+    return {"softmax": lambda x: x.softmax(0), "sigmoid": torch.sigmoid}.get(function, lambda x: x)(logits)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotOptions(EncoderOptions):
     """`candidate_labels`: a list, or names with commas between. With `multi_label` each is true or false by itself."""
@@ -84,19 +85,28 @@ class ZeroShotOptions(EncoderOptions):
     @property
     def names(self) -> list[str]:
         """The labels one by one."""
-        labels = self.candidate_labels
-        return [part.strip() for part in labels.split(",") if part.strip()] if isinstance(labels, str) else list(labels)
+        return label_names(self.candidate_labels)
 
     def hypotheses(self) -> list[str]:
         """A sentence for each label; ValueError without labels, or for a template without a place for one."""
-        names, template = texts_of(self.names, "candidate_labels"), self.hypothesis_template
-        try:
-            made = [template.format(name) for name in names]
-        except (IndexError, KeyError, ValueError, AttributeError):
-            made = [template]
-        if template in made:
-            raise ValueError(f"hypothesis_template is {template!r:.80}; allowed: a text with {{}} where the label goes")
-        return made
+        return filled(self.hypothesis_template, self.names)
+
+
+def label_names(labels: str | tuple[str, ...]) -> list[str]:
+    """Labels one by one, from names with commas between or a list."""
+    return [part.strip() for part in labels.split(",") if part.strip()] if isinstance(labels, str) else list(labels)
+
+
+def filled(template: str, names: list[str]) -> list[str]:
+    """The template with each name in its place; ValueError without names, or for a template without a place."""
+    texts_of(names, "candidate_labels")
+    try:
+        made = [template.format(name) for name in names]
+    except (IndexError, KeyError, ValueError, AttributeError):
+        made = [template]
+    if template in made:
+        raise ValueError(f"hypothesis_template is {template!r:.80}; allowed: a text with {{}} where the label goes")
+    return made
 
 
 class ZeroShotClassification(EncoderTask[ZeroShotOptions]):

@@ -129,6 +129,24 @@ TASKS: tuple[TaskInfo, ...] = (
         about="How alike sentences are, and one vector for each",
         example='source_sentence="A cat." sentences=["A kitten.", "A car."]',
     ),
+    TaskInfo(
+        name="image-classification",
+        home="images:ImageClassification",
+        heads=("classification",),
+        about="Label an image",
+        example="photo.jpg",
+        modality="image",
+        needs=("image_processor",),
+    ),
+    TaskInfo(
+        name="image-feature-extraction",
+        home="images:ImageFeatureExtraction",
+        heads=("features",),
+        about="The vectors of an image",
+        example="photo.jpg",
+        modality="image",
+        needs=("image_processor",),
+    ),
 )
 
 
