@@ -146,7 +146,6 @@ def test_what_we_save_the_reference_reads(tmp_path: Path) -> None:
         ([1], {}, "must hold a JSON object"),
         (None, {}, "no vocab.json"),
     ],
-    ids=str,
 )
 def test_folders_that_make_no_tokenizer(vocab: Any, config: dict[str, Any], reason: str, tmp_path: Path) -> None:
     if vocab is not None:

@@ -141,7 +141,6 @@ class Endless:
         (Endless(), {}, "Endless|samples|float|shape|is of"),
         (object(), {}, "object is no sound"),
     ],
-    ids=str,
 )
 def test_wrong_calls_are_named(audio: Any, options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
@@ -173,7 +172,6 @@ def test_lengths_that_make_no_tensor_and_missing_limits() -> None:
         ({"padding_side": "top"}, "padding_side is 'top'"),
         ({"return_attention_mask": 1}, "return_attention_mask is 1"),
     ],
-    ids=str,
 )
 def test_folders_that_make_no_processor(config: dict[str, Any], reason: str, tmp_path: Path) -> None:
     if config and "feature_extractor_type" not in config:

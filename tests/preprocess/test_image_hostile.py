@@ -211,7 +211,6 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
         (object(), "is no image"),
         (None, "NoneType is no image"),
     ],
-    ids=str,
 )
 def test_arrays_that_are_no_images(array: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
@@ -239,7 +238,6 @@ def test_arrays_that_are_no_images(array: Any, reason: str) -> None:
         ({"do_resize": "yes"}, "do_resize is 'yes'"),
         ({"do_center_crop": True}, "crop_size"),
     ],
-    ids=str,
 )
 def test_folders_that_make_no_processor(config: dict[str, Any], reason: str, tmp_path: Path) -> None:
     if config and "image_processor_type" not in config:
