@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 12,
     "intermediate_size": 3072,
 }
+CLASS_TOKEN = Rule("embeddings.cls_token", "encoder.front.before.weight", (Squeeze(),))
 DEFAULTS |= {"image_size": 224, "patch_size": 16, "layer_norm_eps": 1e-12}
 
 
@@ -88,15 +89,12 @@ def config(raw: Raw, kind: HeadKind) -> ModelConfig:
 
 def patch_rules(before: Rule) -> list[Rule]:
     """Keys of the front-end; `before` are those of its tokens."""
-    return [
+    return [  # the mask token is from pretraining by hidden patches
         before,
         Rule("embeddings.position_embeddings", "encoder.front.position.weight", (Squeeze(),)),
         Rule("embeddings.patch_embeddings.projection.@", "encoder.front.proj.@"),
-        Rule("embeddings.mask_token"),  # from pretraining by hidden patches
+        Rule("embeddings.mask_token"),
     ]
-
-
-CLASS_TOKEN = Rule("embeddings.cls_token", "encoder.front.before.weight", (Squeeze(),))
 
 
 def layer_rules(

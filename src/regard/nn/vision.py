@@ -54,7 +54,7 @@ class Patches(nn.Module):
         Raises ValueError for other shapes and types.
         """
         c = self.config
-        x = self.proj(self._checked(pixel_values, interpolate_pos_encoding))
+        x = self.proj(self.checked(pixel_values, interpolate_pos_encoding))
         grid = tuple(x.shape[2:])
         x = x.flatten(2).mT  # (B, patches, C)
         if bool_masked_pos is not None:
@@ -75,7 +75,7 @@ class Patches(nn.Module):
         x = dropped(x if self.norm is None else self.norm(x), c.dropout, self.training)
         return x, on_grid(x, grid)
 
-    def _checked(self, pixels: Tensor, resample: bool | None) -> Tensor:
+    def checked(self, pixels: Tensor, resample: bool | None) -> Tensor:
         """Pixels (B, channels, [frames,] height, width) in the type of the weights."""
         c, video = self.config, len(self.config.patch) == 3
         if pixels.ndim != len(c.patch) + 2 or pixels.shape[0] == 0 or not pixels.is_floating_point():
