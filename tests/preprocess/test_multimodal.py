@@ -22,6 +22,7 @@ from regard.preprocess.image import ImageProcessor  # noqa: E402
 from regard.preprocess.interleaved import looks_at  # noqa: E402
 from regard.preprocess.multimodal import Processor, read_processor  # noqa: E402
 from regard.preprocess.text import Tokenizer  # noqa: E402
+from tests.preprocess.folders import CORPUS  # noqa: E402
 from tests.preprocess.test_audio import speech  # noqa: E402
 from tests.preprocess.test_audio_ctc import VOCAB  # noqa: E402
 from tests.preprocess.test_image import picture, reference  # noqa: E402
@@ -78,6 +79,26 @@ def test_images_and_text_agree(class_name: str, tokenizer: str, kind: str, folde
     assert ours(text=texts)["input_ids"] == theirs(text=texts)["input_ids"]
     ids = found["input_ids"]
     assert ours.batch_decode(ids, skip_special_tokens=True) == theirs.batch_decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_siglip_reads_its_sentencepiece_model(lower: bool, folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "spiece.model").write_bytes((folder("t5") / "spiece.model").read_bytes())
+    config = {"tokenizer_class": "SiglipTokenizer", "model_max_length": 64, "do_lower_case": lower, "pad_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "</s>", "unk_token": "<unk>"}))
+    theirs = transformers.SiglipProcessor(reference("Siglip"), transformers.SiglipTokenizer.from_pretrained(tmp_path))
+    ours = saved(theirs, tmp_path)
+    for text in CORPUS:
+        if "<unk>" not in text:  # names of special tokens inside of a text are found before it is changed
+            assert ours(text=text)["input_ids"] == theirs(text=text)["input_ids"], text
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    check_same(
+        ours(picture(40, 50), ["A photo of 2 cats, isn't it?", "no"], **options),
+        theirs(picture(40, 50), ["A photo of 2 cats, isn't it?", "no"], **options),
+    )
+    ours.save_pretrained(tmp_path / "again")
+    again = Processor.from_folder(tmp_path / "again")
+    assert again(text=CORPUS)["input_ids"] == ours(text=CORPUS)["input_ids"]
 
 
 LLAVA = [

@@ -12,7 +12,10 @@ from typing import Any
 from regard.checkpoint.files import read_json, write_json
 
 from .audio import AudioProcessor
-from .ctc import CLASS_NAME, CTCTokenizer
+from .canonical import CLASS_NAME as canonical_name
+from .canonical import read_canonical
+from .ctc import CLASS_NAME as ctc_name
+from .ctc import CTCTokenizer
 from .features import Features
 from .image import FILES, ImageProcessor, flat
 from .image_settings import SETTINGS
@@ -278,8 +281,11 @@ def _check_text(text: Any) -> None:
 def read_tokenizer(folder: Path, *, ctc: bool = False) -> Tokenizer | CTCTokenizer:
     """The tokenizer in a folder, of whichever sort."""
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    if config.get("tokenizer_class") == CLASS_NAME or (ctc and not (folder / "tokenizer.json").is_file()):
+    built = (folder / "tokenizer.json").is_file()
+    if config.get("tokenizer_class") == ctc_name or (ctc and not built):
         return CTCTokenizer.from_folder(folder)
+    if config.get("tokenizer_class") == canonical_name and not built:
+        return read_canonical(folder)
     return Tokenizer.from_folder(folder)
 
 
