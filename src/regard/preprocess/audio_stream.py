@@ -67,7 +67,9 @@ class Recording:
         The first has no left and the last no right neighbour.
         """
         if not 0 <= left + right < length:
-            raise ValueError(f"windows of {length} samples cannot share {left} and {right}; allowed: less than the whole")
+            raise ValueError(
+                f"windows of {length} samples cannot share {left} and {right}; allowed: less than the whole"
+            )
         held, start, step = np.zeros(0, np.float32), 0, length - left - right
         for block in self.blocks():
             held = np.concatenate([held, block])
@@ -110,7 +112,9 @@ def _from_mapping(item: Mapping[Any, Any], rate: int, hosts: Collection[str]) ->
     name = str(path) if path is not None else "the audio"
     if found is not None:
         if "sampling_rate" not in item:
-            raise ValueError(f'{name} has samples without "sampling_rate"; allowed: {{"array": ..., "sampling_rate": ...}}')
+            raise ValueError(
+                f'{name} has samples without "sampling_rate"; allowed: {{"array": ..., "sampling_rate": ...}}'
+            )
         return Recording(name, rate, resample(mono(found, name), item["sampling_rate"], rate), None, ())
     if data is not None or path is not None:
         return _from_source(path if data is None else data, rate, hosts)

@@ -120,6 +120,10 @@ class Task(Generic[O]):
         """The model's output for each piece of a pack."""
         raise NotImplementedError
 
+    def watched(self, pieces: Sequence[Piece], options: O, meter: Meter) -> list[Any]:
+        """As `run`; a task whose packs take long moves the meter meanwhile."""
+        return self.run(pieces, options)
+
     def finish(self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Any], options: O) -> Any:
         """The result of an item."""
         raise NotImplementedError
@@ -196,7 +200,7 @@ class Task(Generic[O]):
     def _run(self, pack: list[tuple[Job, int]], options: O, meter: Meter) -> None:
         try:
             with torch.no_grad():
-                outputs = self.run([job.pieces[i] for job, i in pack], options)
+                outputs = self.watched([job.pieces[i] for job, i in pack], options, meter)
         except ValueError as error:
             if len(pack) > 1:  # one of them is to blame: which one shows when each goes alone
                 for entry in pack:

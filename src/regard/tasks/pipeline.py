@@ -11,6 +11,7 @@ from regard import front
 from regard.checkpoint.find import find
 from regard.config import (
     ClassifierHeadConfig,
+    CTCHeadConfig,
     FeaturesHeadConfig,
     LanguageHeadConfig,
     SpanHeadConfig,
@@ -27,6 +28,7 @@ _KINDS = {
     TokenHeadConfig: "token-classification",
     SpanHeadConfig: "question-answering",
     FeaturesHeadConfig: "features",
+    CTCHeadConfig: "ctc",
 }
 
 

@@ -22,13 +22,20 @@ class Meter:
     def advance(self, count: int = 1) -> None:
         """Count items that are finished."""
         self.done += count
+        self._show(self.done)
+
+    def partly(self, count: float) -> None:
+        """Show that beyond finished items, this much of those in work is done."""
+        self._show(self.done + count)
+
+    def _show(self, done: float) -> None:
         if not self.shown:
             return
         if self.bar is None:
-            if time.monotonic() - self.start < PATIENCE or self.done == self.total:
+            if time.monotonic() - self.start < PATIENCE or done == self.total:
                 return
             self._open()
-        self.bar.update(self.task, completed=self.done)
+        self.bar.update(self.task, completed=done)
 
     def _open(self) -> None:
         from rich.console import Console
