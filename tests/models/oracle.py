@@ -74,6 +74,8 @@ def architectures(family: Family, model_type: str) -> list[str]:
     config_class = type(transformers.AutoConfig.for_model(model_type))
     heads: dict[Any, str] = {}
     for name, architecture in family.architectures.items():
+        if name.endswith("ForPreTraining"):  # opened for another head than theirs: tested by the family
+            continue
         found = getattr(transformers, name, None)
         if found is not None and getattr(found, "config_class", None) is config_class:
             same = (architecture.head, architecture.prefix)
