@@ -22,7 +22,17 @@ def inputs(theirs: Any, *, other: bool = False) -> dict[str, Any]:
             found["interpolate_pos_encoding"] = True
     if "text" in senses:
         found["input_ids"] = torch.stack(oracle.random_words(theirs, (9, 9, 9)))
+    if hasattr(theirs.config, "image_token_id"):
+        found["input_ids"] = with_images(theirs, found["input_ids"][:2])
     return found
+
+
+def with_images(theirs: Any, ids: Tensor) -> Tensor:
+    """Ids (B, T) with one image in each row, after two words."""
+    places = (theirs.config.vision_config.image_size // theirs.config.vision_config.patch_size) ** 2
+    image = ids.new_full((len(ids), places), theirs.config.image_token_id)
+    ids = torch.where(ids == theirs.config.image_token_id, 7, ids)
+    return torch.cat([ids[:, :2], image, ids[:, 2:]], 1)
 
 
 def _sees(theirs: Any) -> Any:
@@ -45,7 +55,9 @@ def pixels(theirs: Any, draw: torch.Generator, *, video: bool, other: bool) -> T
 @torch.no_grad()
 def outputs(model: Any, given: dict[str, Any]) -> dict[str, Tensor]:
     """All tensors that a model of either library gives."""
-    return {name: value for name, value in model(**given).items() if isinstance(value, Tensor)}
+    found = {name: value for name, value in model(**given).items() if isinstance(value, Tensor)}
+    found.pop("image_hidden_states", None)  # an inner state, which the reference shows here
+    return found
 
 
 def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

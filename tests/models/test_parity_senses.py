@@ -38,6 +38,8 @@ def test_outputs_equal_the_reference(case):
 def test_images_of_another_size_equal_the_reference(case):
     name, theirs, _, ours = case
     given = senses.inputs(theirs, other=True)
+    if name == "llava":
+        pytest.skip("the reference's towers inside others are not told to resample")
     if name in ONE_SIZE:
         with pytest.raises(ValueError, match=r"pixel_values is of .* allowed: "):
             ours(**given)
@@ -66,7 +68,7 @@ def test_save_gives_the_same_file_and_the_reference_opens_it(case, tmp_path):
     for key, value in after.items():
         assert torch.equal(value, before[key]), key
     again, info = type(theirs).from_pretrained(tmp_path, output_loading_info=True)
-    assert set(info["missing_keys"]) <= computed and not info["unexpected_keys"]
+    assert {key.removeprefix("model.") for key in info["missing_keys"]} <= computed and not info["unexpected_keys"]
     given = senses.inputs(theirs)
     senses.compare(senses.outputs(again.eval(), given), senses.outputs(theirs, given))
 

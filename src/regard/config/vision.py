@@ -9,6 +9,7 @@ from regard.config.base import MAX_SIZE, Config
 from regard.config.layer import LayerConfig, NormConfig
 from regard.config.model import (
     ClassifierHeadConfig,
+    EmbeddingConfig,
     FeaturesHeadConfig,
     HeadConfig,
     ModelConfig,
@@ -65,6 +66,19 @@ class PatchesConfig(Config):
         for n in self.grid:
             count *= n
         return count
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextConfig(EmbeddingConfig):
+    """Words, and images in the places of the id `image_token` (2304.08485).
+
+    `vision` reads an image; all its vectors but the first `skip` go through `connect` and one more linear.
+    """
+
+    vision: TowerConfig
+    connect: TransformConfig
+    image_token: int
+    skip: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

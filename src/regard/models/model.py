@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regard.config import ModelConfig, TowerConfig
 from regard.config.vision import DualConfig
-from regard.nn import Context, KVCache, LanguageHead, Stack, build, initialise
+from regard.nn import Context, KVCache, LanguageHead, Stack, build, builds, initialise
 from regard.nn.context import with_memory
 from regard.nn.head import Ends
 
@@ -29,6 +29,7 @@ class Output(dict[str, Any]):
         return list(self.values())[key] if isinstance(key, (int, slice)) else super().__getitem__(key)
 
 
+@builds(TowerConfig)
 class Tower(nn.Module):
     """A front-end and a stack: whatever the front-end reads -> hidden states (..., C), and their context."""
 

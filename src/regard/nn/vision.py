@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from regard.config.vision import (
     AttentionPoolConfig,
     BoxesHeadConfig,
     ContrastiveHeadConfig,
+    ImageTextConfig,
     PatchClassifierConfig,
     PatchesConfig,
     PoolConfig,
@@ -18,7 +22,9 @@ from regard.config.vision import (
 )
 from regard.nn.attention import dropped
 from regard.nn.build import build, builds
+from regard.nn.cache import KVCache
 from regard.nn.context import Context, packed, padded, with_memory
+from regard.nn.frontend import Embedding
 from regard.nn.head import Ends
 from regard.nn.layer import Sublayer
 from regard.nn.position import sinusoids
@@ -125,6 +131,57 @@ def resampled(
     image = grid.float().unflatten(0, old).permute(2, 0, 1)[None]  # (1, C, height, width)
     image = F.interpolate(image, size=new, mode="bicubic", align_corners=False, antialias=antialias)
     return torch.cat([first, image[0].flatten(1).mT.to(table.dtype), last])
+
+
+@builds(ImageTextConfig)
+class ImageText(Embedding):
+    """Token vectors, those of images in their places."""
+
+    def __init__(self, config: ImageTextConfig):
+        super().__init__(config)
+        self.images = config
+        self.vision = build(config.vision)
+        self.connect = build(config.connect, config.vision.stack.dim)
+        self.connect_out = nn.Linear(config.connect.dim, config.dim, config.connect.bias)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+        cache: KVCache | None = None,
+        pixel_values: Tensor | None = None,
+    ) -> tuple[Tensor, Context]:
+        """As in `Embedding.forward`, and pixel_values (images, channels, height, width), in the order of their places.
+
+        Raises ValueError unless the images have as many vectors as input_ids has places for them.
+        """
+        layout: dict[str, Any] = {"position_ids": position_ids, "token_type_ids": token_type_ids}
+        layout |= {"lengths": lengths, "cache": cache}
+        if pixel_values is None:
+            return super().forward(input_ids, attention_mask, inputs_embeds=inputs_embeds, **layout)
+        if input_ids is None:
+            raise ValueError("pixel_values needs input_ids, which say where images stand")
+        vectors = self.token(input_ids) * self.config.scale
+        places, seen = input_ids == self.images.image_token, self.see(pixel_values).flatten(0, 1)
+        if int(places.sum()) != seen.shape[0]:
+            raise ValueError(
+                f"input_ids has {int(places.sum())} tokens {self.images.image_token} for images; allowed: "
+                f"{seen.shape[0]}, as pixel_values {tuple(pixel_values.shape)} gives so many vectors"
+            )
+        vectors = vectors.masked_scatter(places[..., None], seen.to(vectors.dtype))
+        x, ctx = super().forward(None, attention_mask, inputs_embeds=vectors, **layout)
+        ctx.ids = input_ids
+        return x, ctx
+
+    def see(self, pixel_values: Tensor) -> Tensor:
+        """Images (B, channels, height, width) -> vectors (B, places, C)."""
+        hidden, _ = self.vision(pixel_values)
+        return self.connect_out(self.connect(hidden[:, self.images.skip :]))
 
 
 @builds(PoolConfig)
