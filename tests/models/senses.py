@@ -60,9 +60,7 @@ def outputs(model: Any, given: dict[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """Each of the reference's outputs must be there, and be the same."""
-    assert theirs
-    for name, value in theirs.items():
-        assert name in ours, (name, sorted(ours))
-        oracle.close(ours[name], value)
+def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The worst difference of scale; each of the reference's outputs must be there, and be the same."""
+    assert theirs and set(theirs) <= set(ours), (sorted(theirs), sorted(ours))
+    return max(oracle.close(ours[name], value) for name, value in theirs.items())
