@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,11 +22,12 @@ class Decoding:
     """Rows that are being written: the model, its cache, and what the rows look at.
 
     `total` is how long the history will be at the end; the cache is reserved for it at once. A decoder whose positions
-    end earlier slides: it forgets the oldest tokens and reads the rest again.
+    end earlier slides: it forgets the oldest tokens and reads the rest again. `beside` is what a decoder alone reads
+    with its prompts, by name, such as images that stand among the words.
     """
 
-    def __init__(self, model: Model, memory: Memory | None, total: int):
-        self.model, self.total = model, total
+    def __init__(self, model: Model, memory: Memory | None, total: int, beside: Mapping[str, Any] | None = None):
+        self.model, self.total, self.beside = model, total, dict(beside or {})
         self.memory = None if memory is None else memory.padded()
         self.limit = limit(model)
         self.cache: KVCache | None = None
@@ -56,9 +58,9 @@ class Decoding:
         capacity = self.total if self.limit is None else min(self.total, self.limit)
         cache = self.cache = KVCache(capacity)
         if len(set(lengths)) == 1:
-            last = self._hidden(torch.stack(rows), cache)[:, -1]
+            last = self._hidden(torch.stack(rows), cache, **self.beside)[:, -1]
         elif isinstance(self.model, SingleTower):
-            hidden, _ = self.model.hidden(torch.cat(rows), lengths=lengths, cache=cache)
+            hidden, _ = self.model.hidden(torch.cat(rows), lengths=lengths, cache=cache, **self.beside)
             last = hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
         else:
             ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -66,14 +68,15 @@ class Decoding:
             mask = (torch.arange(ids.shape[1], device=ids.device) < ends[:, None]).long()
             hidden = self._hidden(ids, cache, mask)
             last = hidden[torch.arange(len(rows), device=ids.device), ends - 1]
+        self.beside = {}  # the cache holds it now
         return self.model.logits(last).float()
 
-    def _hidden(self, ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
+    def _hidden(self, ids: Tensor, cache: KVCache, mask: Tensor | None = None, **beside: Any) -> Tensor:
         if isinstance(self.model, EncoderDecoder):
             assert self.memory is not None
             return self.model.hidden(ids, self.memory, mask, cache=cache)[0]
         assert isinstance(self.model, SingleTower)
-        return self.model.hidden(ids, mask, cache=cache)[0]
+        return self.model.hidden(ids, mask, cache=cache, **beside)[0]
 
     def select(self, rows: Tensor, *, memory: bool = True) -> None:
         """Keep these rows in this order. `memory=False`: rows only change places within one input."""

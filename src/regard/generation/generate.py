@@ -19,14 +19,14 @@ from regard.generation.prompt import Prompt, prompt
 from regard.generation.search import search
 from regard.generation.stop import Stop
 from regard.models.model import EncoderDecoder, Memory, Model, Output
-from regard.nn import LanguageHead
+from regard.nn import Embedding, LanguageHead
 
 DEFAULT_NEW = 20
 
 
 @dataclass
 class Inputs:
-    """What a call is about. `encoder` holds other input of the encoder's front-end, such as sound, by name."""
+    """What a call is about. `other` holds other input of the front-end that reads, such as sound, by name."""
 
     ids: Tensor | Sequence[Any] | None = None
     mask: Any = None
@@ -34,15 +34,19 @@ class Inputs:
     decoder_ids: Tensor | Sequence[Any] | None = None
     decoder_mask: Any = None
     memory: Memory | None = None
-    encoder: dict[str, Any] = field(default_factory=dict)
+    other: dict[str, Any] = field(default_factory=dict)
 
     def take(self, model: Model, options: dict[str, Any]) -> None:
-        """Move what the encoder's front-end knows by name from the options to here."""
+        """Move what the front-end that reads knows by name from the options to here."""
         if isinstance(model, EncoderDecoder):
             known = list(inspect.signature(model.encoder.front.forward).parameters)
-            self.encoder = {name: options.pop(name) for name in list(options) if name in known and name != "cache"}
+            self.other = {name: options.pop(name) for name in list(options) if name in known and name != "cache"}
             if isinstance(self.ids, Tensor) and self.ids.is_floating_point():  # no words: sound, say, without its name
-                self.encoder[known[0]], self.ids = self.ids, None
+                self.other[known[0]], self.ids = self.ids, None
+        elif model.decoder is not None:  # images among the words
+            words = inspect.signature(Embedding.forward).parameters
+            known = [name for name in inspect.signature(model.decoder.front.forward).parameters if name not in words]
+            self.other = {name: options.pop(name) for name in list(options) if name in known}
 
 
 def generate(
@@ -161,7 +165,7 @@ def _prepare(model: Model, config: GenerationConfig, inputs: Inputs, options: Ma
     vocab, width = model.head.config.vocab_size, start.ids.shape[1]
     min_new = config.min_length - width if config.min_new_tokens is None else config.min_new_tokens
     facts = Facts(width, max_new, min_new, vocab, pad, device, start.ids if source is None else source)
-    decoding = Decoding(model, memory, width + max_new)
+    decoding = Decoding(model, memory, width + max_new, None if memory is not None else inputs.other)
     rules, stop = build_processors(config, facts), Stop(config, width, pad, device)
     return Job(config, decoding, start.ids, max_new, pad, vocab, rules, stop), start
 
@@ -170,8 +174,8 @@ def _encoded(model: EncoderDecoder, config: GenerationConfig, inputs: Inputs) ->
     """The decoder's first tokens, what the encoder made of its input, and that input's ids."""
     memory, source = inputs.memory, None
     pad, eos = config.pad_token_id, config.eos_token_id
-    if memory is None and inputs.encoder:
-        named = inputs.encoder if inputs.mask is None else {"attention_mask": inputs.mask, **inputs.encoder}
+    if memory is None and inputs.other:
+        named = inputs.other if inputs.mask is None else {"attention_mask": inputs.mask, **inputs.other}
         memory = model.encode(**named) if inputs.ids is None else model.encode(inputs.ids, **named)
     elif memory is None:
         if inputs.ids is None:
