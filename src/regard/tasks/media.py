@@ -47,6 +47,8 @@ def read_media(inputs: Any, is_one: Callable[[Any], bool], suffixes: Sequence[st
         return Inputs(inputs, "list", len(inputs))
     if is_source(inputs) or isinstance(inputs, dict) or not hasattr(inputs, "__iter__") or is_one(inputs):
         return Inputs([inputs], "one", 1)
+    if hasattr(inputs, "ndim"):
+        return Inputs(inputs, "list", len(inputs))
     return Inputs(inputs, "lazy", len(inputs) if hasattr(inputs, "__len__") else None)
 
 

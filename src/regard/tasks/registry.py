@@ -165,6 +165,32 @@ TASKS: tuple[TaskInfo, ...] = (
         modality="image",
         needs=("image_processor",),
     ),
+    TaskInfo(
+        name="zero-shot-image-classification",
+        home="pairs:ZeroShotImageClassification",
+        heads=("features",),
+        about="Label an image with labels of your own",
+        example='photo.jpg candidate_labels="a cat, a dog"',
+        modality="image",
+        needs=("tokenizer", "image_processor"),
+    ),
+    TaskInfo(
+        name="image-text-retrieval",
+        home="retrieval:ImageTextRetrieval",
+        heads=("features",),
+        about="Find images by words or by an image: image=photo.jpg",
+        example='"a dog in the snow" index=PHOTOS keep=photos.safetensors',
+        needs=("image_processor",),
+    ),
+    TaskInfo(
+        name="object-detection",
+        home="detection:ObjectDetection",
+        heads=("object-detection",),
+        about="Find what is where in an image; -o boxes.png draws it",
+        example="photo.jpg",
+        modality="image",
+        needs=("image_processor",),
+    ),
 )
 
 
@@ -184,7 +210,7 @@ def find_task(name: str) -> tuple[TaskInfo, dict[str, Any]]:
     raise ValueError(f"task is {name!r:.80}; {hint}allowed: {', '.join([*known, 'translation_xx_to_yy'])}")
 
 
-def tasks_for(heads: Iterable[str], modality: str = "text") -> list[str]:
-    """The names of the tasks that models with these heads, which take this modality, can do."""
-    have = {*heads, "features"}
-    return [info.name for info in TASKS if info.modality == modality and have & set(info.heads)]
+def tasks_for(heads: Iterable[str], parts: Iterable[str] = ("tokenizer",)) -> list[str]:
+    """The names of the tasks that models with these heads, and these parts of a processor, can do."""
+    have, there = {*heads, "features"}, set(parts)
+    return [info.name for info in TASKS if there.issuperset(info.needs) and have & set(info.heads)]
