@@ -31,7 +31,8 @@ def text_vectors(model: Model, tokenizer: Any, texts: Sequence[str]) -> Tensor:
     if longest > limit:
         raise ValueError(f"a text has {longest} tokens; this model takes at most {limit}")
     found = tokenizer(list(texts), return_tensors="pt", **{"padding": True, **how})
-    named = {name: found[name].to(model.device) for name in ("input_ids", "attention_mask") if name in found}
+    names = ("input_ids",) if fixed else ("input_ids", "attention_mask")
+    named = {name: found[name].to(model.device) for name in names}
     with torch.no_grad():
         return model.get_text_features(**named)
 

@@ -165,7 +165,7 @@ class ImageTextRetrieval(ImageTask[RetrievalOptions]):
 
     def run(self, pieces: Sequence[Piece], options: RetrievalOptions) -> list[Tensor]:
         values = self.inputs(pieces)
-        return list((values["vector"] if "vector" in values else image_vectors(self.model, **values)).cpu())
+        return list((values["vector"] if "vector" in values else image_vectors(self.model, values["pixel_values"])).cpu())
 
     def finish(
         self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Tensor], options: RetrievalOptions
