@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     import torch
 
     from regard.models.model import Model
-
-log = logging.getLogger("regard")
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "sentencepiece.bpe.model"),
@@ -35,11 +32,12 @@ def load(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     offline: bool | None = None,
+    with_processor: bool = True,
 ) -> Model:
     """Load a checkpoint as `regard.checkpoint.load.load` does, with what reads its input as `model.processor`.
 
-    A folder without files of one gives no processor; for one whose files cannot be read, a warning says why, as the
-    model is of use without it. A vocabulary that the model has no vectors for is a ValueError.
+    A folder without files of one gives no processor. Raises ValueError for files that cannot be read, unless
+    `with_processor=False` leaves them alone, and for a vocabulary that the model has no vectors for.
     """
     model = checkpoint.load(
         ref,
@@ -51,10 +49,12 @@ def load(
         revision=revision,
         offline=offline,
     )
+    if not with_processor:
+        return model
     try:
         model.processor = processor(model.folder)
     except ValueError as error:
-        log.warning("%s comes without its processor: %s", model.name, error)
+        raise ValueError(f"{error}; pass with_processor=False to load the model without its processor") from error
     check_vocabulary(model)
     return model
 
