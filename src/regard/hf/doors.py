@@ -152,7 +152,6 @@ class ModelDoor:
             num_labels=len(labels) or num_labels,
             dtype=dtype or torch_dtype or "auto",
             device=_device(device_map),
-            with_processor=False,
         )
         model.name = folder.name
         if labels:
