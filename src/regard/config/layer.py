@@ -165,7 +165,8 @@ class LayerConfig(Config):
     """A layer: residual branches for attention, cross-attention and feed-forward, those that are not None.
 
     `order` places the norm: before the branch (pre), after the sum (post), at the branch's end (branch), or both
-    before it and at its end (sandwich). `parallel` feeds all branches from the same input.
+    before it and at its end (sandwich). `parallel` feeds all branches from the same input. `memory_dim` is how wide the
+    vectors are that cross-attention looks at, if not as wide as the layer's own.
     """
 
     norm: NormConfig
@@ -176,6 +177,7 @@ class LayerConfig(Config):
     scale: Literal["none", "layer", "tanh"] = "none"
     scale_init: float = 1.0
     parallel: bool = False
+    memory_dim: int | None = None
     dropout: float = 0.0
 
 

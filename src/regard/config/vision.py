@@ -82,6 +82,13 @@ class ImageTextConfig(EmbeddingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookingConfig(EmbeddingConfig):
+    """Words, and an image per sequence that cross-attention looks at while it reads them (2201.12086)."""
+
+    vision: TowerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolConfig(Config):
     """One vector per sequence: a token, or the mean of all -> norm -> dense and activation, those that there are.
 

@@ -43,6 +43,8 @@ class Inputs:
             self.other = {name: options.pop(name) for name in list(options) if name in known and name != "cache"}
             if isinstance(self.ids, Tensor) and self.ids.is_floating_point():  # no words: sound, say, without its name
                 self.other[known[0]], self.ids = self.ids, None
+            if self.ids is not None and not model.reads_words:  # images, say: then words are what to go on from
+                self.decoder_ids, self.decoder_mask, self.ids, self.mask = self.ids, self.mask, None, None
         elif model.decoder is not None:  # images among the words
             words = inspect.signature(Embedding.forward).parameters
             known = [name for name in inspect.signature(model.decoder.front.forward).parameters if name not in words]

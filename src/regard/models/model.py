@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,11 @@ class EncoderDecoder(Model):
     encoder: Tower
     decoder: Tower
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether the encoder takes ids, rather than images or sound alone."""
+        return "input_ids" in inspect.signature(self.encoder.front.forward).parameters
+
     def encode(self, *inputs: Any, **named: Any) -> Memory:
         """Read what the encoder's front-end takes: (B, S) ids, packed (M,) with `lengths`, ..."""
         hidden, ctx = self.encoder(*inputs, **named)
@@ -193,8 +199,11 @@ class EncoderDecoder(Model):
         """The encoder's input as in `encode`, and decoder_input_ids (B, T), or packed with `decoder_lengths`.
 
         Without decoder_input_ids the decoder gets the input shifted right, as for denoising and classification.
-        `encoder_outputs` (from `encode`) saves reading again.
+        `encoder_outputs` (from `encode`) saves reading again. Beside an encoder that reads no words, `input_ids` and
+        `attention_mask` are the decoder's.
         """
+        if decoder_input_ids is None and "input_ids" in named and not self.reads_words:
+            decoder_input_ids, decoder_attention_mask = named.pop("input_ids"), named.pop("attention_mask", None)
         memory = self.encode(*inputs, **named) if encoder_outputs is None else encoder_outputs
         if decoder_input_ids is None:
             if memory.ids is None:

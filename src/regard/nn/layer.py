@@ -53,7 +53,7 @@ class Layer(nn.Module):
         if config.attention is not None:
             self.attn = Sublayer(build(config.attention, dim), config, dim)
         if config.cross is not None:
-            self.cross = Sublayer(build(config.cross, dim, dim), config, dim)
+            self.cross = Sublayer(build(config.cross, dim, config.memory_dim or dim), config, dim)
         if config.feed_forward is not None:
             self.ffn = Sublayer(build(config.feed_forward, dim), config, dim)
 

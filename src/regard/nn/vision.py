@@ -15,6 +15,7 @@ from regard.config.vision import (
     BoxesHeadConfig,
     ContrastiveHeadConfig,
     ImageTextConfig,
+    LookingConfig,
     PatchClassifierConfig,
     PatchesConfig,
     PoolConfig,
@@ -182,6 +183,35 @@ class ImageText(Embedding):
         """Images (B, channels, height, width) -> vectors (B, places, C)."""
         hidden, _ = self.vision(pixel_values)
         return self.connect_out(self.connect(hidden[:, self.images.skip :]))
+
+
+@builds(LookingConfig)
+class Looking(Embedding):
+    """Token vectors, an image in memory beside them."""
+
+    def __init__(self, config: LookingConfig):
+        super().__init__(config)
+        self.vision = build(config.vision)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        pixel_values: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **layout: Any,
+    ) -> tuple[Tensor, Context]:
+        """As in `Embedding.forward`, and pixel_values (B, channels, height, width), one image for each sequence."""
+        if pixel_values is None:
+            raise ValueError("pixel_values is missing; this model reads every text beside an image")
+        x, ctx = super().forward(input_ids, attention_mask, **layout)
+        seen, _ = self.vision(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        rows = x.shape[0] if ctx.lengths is None else len(ctx.lengths)
+        if seen.shape[0] != rows:
+            raise ValueError(f"pixel_values holds {seen.shape[0]} images; allowed: {rows}, one for each text")
+        packed_images = None if ctx.lengths is None else [seen.shape[1]] * rows
+        return x, with_memory(ctx, seen if packed_images is None else seen.flatten(0, 1), None, packed_images)
 
 
 @builds(PoolConfig)
