@@ -48,6 +48,9 @@ def saved(
     cls = getattr(transformers, architecture)
     model = cls(cls.config_class(**config)).eval()
     sharpen(model)
+    for parameter in model.parameters():
+        if not parameter.any():  # tokens that begin as zeros would all see the same
+            torch.nn.init.normal_(parameter)
     model.save_pretrained(folder)
     return model, images, folder
 

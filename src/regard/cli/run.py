@@ -1,7 +1,8 @@
-"""`regard run TASK INPUT...`: any task on texts, files of lines, or standard input."""
+"""`regard run TASK INPUT...`: any task on texts, images or sounds, files of lines, or standard input."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 import typer
 
 _EPILOG = """\
-INPUT is a text, @FILE (an item on each line), or - (lines of standard input). A word NAME=VALUE gives an option or a
+INPUT is a text, @FILE (an item on each line), or - (lines of standard input); for tasks on images and sounds it is a
+file or a folder of them, and the lines are their names. A word NAME=VALUE gives an option or a
 part of the input by name, its value read as JSON where it is JSON: top_k=3 candidate_labels="sports, politics"
 question="Who?" context=@page.txt
 """
@@ -19,8 +21,9 @@ question="Who?" context=@page.txt
 
 def run(
     task: str = typer.Argument(..., help="For example text-generation, fill-mask, translation_en_to_de."),
-    inputs: list[str] = typer.Argument(None, metavar="INPUT...", help="Texts, @FILE, -, or NAME=VALUE."),
+    inputs: list[str] = typer.Argument(None, metavar="INPUT...", help="Texts or files, @FILE, -, or NAME=VALUE."),
     model: str = typer.Option(None, "--model", "-m", help="A folder, a hub id, or an embedded name."),
+    out: Path = typer.Option(None, "--out", "-o", help="Write results as pictures: a file, or a folder for several."),
     as_json: bool = typer.Option(False, "--json", help="One line of JSON for each item."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     device: str = typer.Option("cpu", help="cpu, cuda, ..."),
@@ -33,10 +36,15 @@ def run(
     words, named = _sorted(inputs or [])
     if not words and not named:
         raise ValueError(f"{info.name} needs input; try: regard run {info.name} {info.example}")
+    if out is not None and _several(words) and not out.is_dir():
+        raise ValueError(f"--out is {str(out)!r}; for several inputs it must be a folder that is there")
     from regard import pipeline
 
     pipe = pipeline(task, model=model, dtype=dtype, device=device, batch_tokens=batch_tokens)
-    for item, result in _results(pipe, words, named):
+    results = _results(pipe, words, named) if info.modality == "text" else _results_of_files(pipe, words, named)
+    for item, result in results:
+        if out is not None:
+            typer.echo(f"wrote {_save(pipe, item, result, out)}", err=True)
         if as_json:
             typer.echo(json.dumps(_plain(result), ensure_ascii=False))
         else:
@@ -93,6 +101,44 @@ def _results(pipe: Any, words: list[str], named: dict[str, Any]) -> Iterator[tup
         yield from zip(texts, pipe(texts, **named), strict=True)
 
 
+def _results_of_files(pipe: Any, words: list[str], named: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """(file, result) pairs of what is seen or heard, lazily; with several files, each is named before its result."""
+    if not words:
+        yield None, pipe(**named)
+        return
+    if not _several(words):
+        yield words[0], pipe(words[0], **named)
+        return
+    first, second = itertools.tee(_names(pipe, words))
+    for name, result in zip(first, pipe(second, **named), strict=True):
+        typer.echo(f"{name}:", err=True)
+        yield name, result
+
+
+def _several(words: list[str]) -> bool:
+    """Whether the words of the command stand for more than one file."""
+    return len(words) > 1 or any(word == "-" or word[:1] == "@" or (word and Path(word).is_dir()) for word in words)
+
+
+def _names(pipe: Any, words: list[str]) -> Iterator[str]:
+    """The files that the words of the command stand for."""
+    for word in words:
+        if word == "-" or word.startswith("@"):
+            lines = sys.stdin if word == "-" else _read(word[1:]).splitlines()
+            yield from (line.strip() for line in lines if line.strip())
+        elif _several([word]):
+            yield from map(str, pipe.opened(Path(word)).items)
+        else:
+            yield word
+
+
+def _save(pipe: Any, item: Any, result: Any, out: Path) -> Path:
+    """Write one result; into a folder under the name of its item."""
+    target = out / f"{Path(str(item)).stem}.png" if out.is_dir() else out
+    pipe.save(item, result, target)
+    return target
+
+
 def _plain(result: Any) -> Any:
     """Tensors and numbers of numpy as plain lists and numbers."""
     if hasattr(result, "tolist"):
@@ -135,7 +181,9 @@ def _line(entry: dict[str, Any]) -> str:
     if main is not None:
         return score + entry[main]
     rest = {name: value for name, value in entry.items() if name not in ("score", "token", "index")}
-    label = rest.pop("sequence", None) or rest.pop("label", None) or rest.pop("entity_group", None) or ""
+    names = ("sequence", "label", "entity_group", "image")
+    label = next((rest.pop(name) for name in names if rest.get(name)), "")
+    rest |= rest.pop("box", {})
     where = " ".join(f"{name}={value}" for name, value in rest.items() if name != "token_str")
     return f"{score}{label}" + (f"  ({where})" if where else "")
 
