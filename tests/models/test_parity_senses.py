@@ -85,6 +85,17 @@ def test_names_as_the_reference_has_them_in_memory_open_too(case, tmp_path):
     senses.compare(senses.outputs(regard.load(tmp_path), given), senses.outputs(ours, given))
 
 
+@torch.no_grad()
+def test_new_weights_run_and_are_the_same_for_a_seed(case):
+    _, theirs, folder, _ = case
+    raw = json.loads((folder / "config.json").read_text())
+    one, two = (regard.from_config(raw, seed=1).eval() for _ in range(2))
+    given = senses.inputs(theirs)
+    first, second = senses.outputs(one, given), senses.outputs(two, given)
+    assert first and all(bool(value.isfinite().all()) for value in first.values())
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def test_wrong_pixels_are_named(case):
     _, theirs, _, ours = case
     given = senses.inputs(theirs)
