@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -49,23 +50,16 @@ def _ask() -> str | None:
 
 
 def _answer(model: Any, messages: list[dict[str, str]], options: dict[str, Any]) -> str:
-    from regard.preprocess.streaming import StreamDecoder
+    from regard.generation import stream
 
     ids = model.processor.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
-    ids = ids["input_ids"] if hasattr(ids, "keys") else ids
-    decoder, said = StreamDecoder(model.processor), []
-
-    def write(piece: str) -> None:
-        said.append(piece)
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-
-    try:
-        for step in model.stream(ids, **options):
-            write(decoder.push(step[0]))
-    except KeyboardInterrupt:  # stops this answer, not the conversation
-        pass
-    write(decoder.end() + "\n")
+    said: list[str] = []
+    with suppress(KeyboardInterrupt):  # stops this answer, not the conversation
+        for step in stream(model, ids, **options):
+            said.append(step.text[0])
+            sys.stdout.write(step.text[0])
+            sys.stdout.flush()
+    sys.stdout.write("\n")
     return "".join(said).strip()
 
 
