@@ -1,7 +1,8 @@
 """The names that tutorials type, as thin doors to the same things: `from regard.hf import AutoModel, BertTokenizer`.
 
 Any class name of any family is here: `XxxModel`, `XxxForMaskedLM`, ... open a checkpoint with that head, `XxxTokenizer`
-its tokenizer, `XxxConfig` its config.json. Nothing is imported before it is named.
+its tokenizer, `XxxProcessor` and `XxxImageProcessor` what reads its images and sound, `XxxConfig` its config.json.
+Nothing is imported before it is named.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ AUTO_MODELS = {
     "AutoModelForSequenceClassification": "classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForImageClassification": "classification",
+    "AutoModelForZeroShotImageClassification": "features",
+    "AutoModelForObjectDetection": "object-detection",
 }
 """Names that open any family, and the head that they mean."""
 
@@ -25,8 +29,15 @@ _HOMES = {
     "GenerationConfig": "regard.hf.doors",
 }
 _SUFFIXES = ("Tokenizer", "TokenizerFast", "Config")
+_PROCESSORS = {
+    "ImageProcessor": "image_processor",
+    "ImageProcessorFast": "image_processor",
+    "FeatureExtractor": "feature_extractor",
+    "Processor": None,
+}
+"""Endings of the names of processors, and the part that each means (None: all there is)."""
 
-__all__ = [*_HOMES, *AUTO_MODELS, "AutoConfig", "AutoTokenizer"]
+__all__ = [*_HOMES, *AUTO_MODELS, "AutoConfig", "AutoTokenizer", *(f"Auto{kind}" for kind in _PROCESSORS)]
 
 
 def __getattr__(name: str) -> Any:
@@ -43,6 +54,9 @@ def _door(name: str) -> Any:
         return doors.ModelDoor(name=name, head=AUTO_MODELS[name])
     if name.endswith(_SUFFIXES[:2]):
         return doors.TokenizerDoor(name=name)
+    ending = next((ending for ending in _PROCESSORS if name.endswith(ending)), None)
+    if ending is not None:
+        return doors.ProcessorDoor(name=name, part=_PROCESSORS[ending])
     return doors.config_door(name) if name.endswith(_SUFFIXES[2]) else doors.model_door(name)
 
 

@@ -113,6 +113,50 @@ class TokenizerDoor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProcessorDoor:
+    """`AutoProcessor`, `AutoImageProcessor`, `AutoFeatureExtractor`, or any of their `Xxx...`: the files say which.
+
+    `part` is "image_processor" or "feature_extractor" where the name means only that; None means all that is there.
+    """
+
+    name: str
+    part: str | None = None
+
+    def from_pretrained(
+        self,
+        ref: Ref,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        use_fast: bool | None = None,
+        trust_remote_code: bool = False,
+        backend: str | None = None,
+    ) -> Any:
+        """The processor of a checkpoint; code is never run. The last three change nothing.
+
+        Raises ValueError for a checkpoint that has none of this kind.
+        """
+        from regard import front
+        from regard.tasks.parts import NAMES, split
+
+        folder = find(ref, revision=revision, offline=local_files_only or None)
+        found = front.processor(folder.path)
+        if self.part is not None:
+            found = split(found).get(self.part)
+        if found is None:
+            what = NAMES[self.part] if self.part is not None else "a processor"
+            raise ValueError(f"{folder.name} has no files of {what} for {self.name}; it holds {folder.listing()}")
+        return found
+
+    def __instancecheck__(self, thing: object) -> bool:
+        from regard.tasks.parts import split
+
+        if not type(thing).__module__.startswith("regard.preprocess."):
+            return False
+        return self.part is None or split(thing).get(self.part) is thing
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelDoor:
     """A class name: a head, and unless it begins with "Auto", the family that it opens."""
 
