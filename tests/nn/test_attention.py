@@ -189,5 +189,9 @@ def test_cross_attention_reads_memory_in_every_layout_and_once_with_a_cache():
 
 def test_packed_pairs_must_change_length_together():
     ctx = packed((3, 3, 2), torch.device("cpu"))
-    with pytest.raises(ValueError, match="must change length at the same sequences"):
+    with pytest.raises(ValueError, match="memory of one length"):
         with_memory(ctx, torch.randn(12, 4), None, (4, 5, 3))
+    with pytest.raises(ValueError, match="need packed memory"):
+        with_memory(ctx, torch.randn(3, 4, 4), None, None)
+    groups = with_memory(ctx, torch.randn(12, 4), None, (4, 4, 4)).memory_groups
+    assert [group.k.positions.shape[1] for group in groups] == [4, 4]

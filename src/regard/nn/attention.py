@@ -87,7 +87,7 @@ class Attention(nn.Module):
             return self._attended(q, [kept[0]], [kept[1]], ctx.memory_groups, ctx)
         assert ctx.memory is not None, "cross-attention needs a context with memory"
         k, v = self._heads(self.k(ctx.memory), self.k_norm), self._heads(self.v(ctx.memory), None)
-        ks, vs = rectangles(k, ctx.memory_lengths), rectangles(v, ctx.memory_lengths)
+        ks, vs = (rectangles(part, ctx.memory_lengths, ctx.memory_counts) for part in (k, v))
         if ctx.cache is not None and ctx.memory_lengths is None:
             ctx.cache.keep_memory(ctx.layer, ks[0], vs[0])
         return self._attended(q, ks, vs, ctx.memory_groups, ctx)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -87,6 +87,7 @@ class Context:
     memory: Tensor | None = None
     memory_groups: list[Group] = field(default_factory=list)
     memory_lengths: tuple[int, ...] | None = None
+    memory_counts: list[int] | None = None
     cache: KVCache | None = None
     layer: int = 0
     losses: list[Tensor] = field(default_factory=list)
@@ -114,13 +115,25 @@ def runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return [(len(list(same)), length) for length, same in groupby(lengths)]
 
 
-def rectangles(x: Tensor, lengths: Sequence[int] | None) -> list[Tensor]:
-    """(B, T, H, D) -> one (B, H, T, D); packed (N, H, D) -> one (n, H, T, D) for each run of equal lengths."""
+def rectangles(x: Tensor, lengths: Sequence[int] | None, counts: Sequence[int] | None = None) -> list[Tensor]:
+    """(B, T, H, D) -> one (B, H, T, D); packed (N, H, D) -> one (n, H, T, D) for each run of equal lengths.
+
+    `counts` says how many sequences each rectangle has, where runs are cut smaller.
+    """
     if lengths is None:
         return [x.transpose(1, 2)]
-    shapes = runs(lengths)
+    shapes = runs(lengths) if counts is None else spans(lengths, counts)
     parts = x.split([n * t for n, t in shapes])
     return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def spans(lengths: Sequence[int], counts: Sequence[int]) -> list[tuple[int, int]]:
+    """(how many, of which length) for so many sequences at a time. Raises ValueError if their lengths differ."""
+    ends = list(accumulate(counts))
+    parts = [set(lengths[end - n : end]) for n, end in zip(counts, ends, strict=True)]
+    if ends[-1] != len(lengths) or any(len(part) > 1 for part in parts):
+        raise ValueError("packed sequences of one length must have memory of one length; sort by both lengths")
+    return [(n, part.pop()) for n, part in zip(counts, parts, strict=True)]
 
 
 def joined(parts: Sequence[Tensor], lengths: Sequence[int] | None) -> Tensor:
@@ -165,14 +178,13 @@ def cached(positions: Tensor, counts: Sequence[int], cache: KVCache) -> Context:
 def with_memory(ctx: Context, memory: Tensor, valid: Tensor | None, lengths: Sequence[int] | None) -> Context:
     """Add encoder output to look at: (B, S, C) with valid (B, S), or packed (M, C) with its lengths."""
     ctx.memory, ctx.memory_lengths = memory, None if lengths is None else tuple(lengths)
-    if lengths is None:
-        rows = [(g, valid) for g in ctx.groups]
-        spans = [(1, memory.shape[1])]
-    else:
-        rows, spans = [(g, None) for g in ctx.groups], runs(lengths)
-    if len(rows) != len(spans):
-        raise ValueError("packed decoder and memory must change length at the same sequences; sort by both lengths")
-    for (group, k_valid), (_, s) in zip(rows, spans, strict=True):
+    sizes = [memory.shape[1]] * len(ctx.groups)
+    if lengths is None and ctx.lengths is not None:
+        raise ValueError("packed sequences need packed memory: pass its lengths")
+    if lengths is not None:
+        ctx.memory_counts = [group.q.positions.shape[0] for group in ctx.groups]
+        sizes = [s for _, s in spans(lengths, ctx.memory_counts)]
+    for group, s in zip(ctx.groups, sizes, strict=True):
         keys = Tokens(torch.arange(s, device=memory.device)[None])
-        ctx.memory_groups.append(Group(group.q, keys, None, k_valid))
+        ctx.memory_groups.append(Group(group.q, keys, None, valid if lengths is None else None))
     return ctx
