@@ -1,4 +1,4 @@
-"""Recordings of any length, read again from their beginning as often as needed, and their log-mel frames in flat memory."""
+"""Recordings of any length, to be read several times from their beginning, and their log-mel frames, in flat memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Recording:
     def of(item: Any, rate: int, allow_hosts: Collection[str] = ()) -> Recording:
         """A path, URL, bytes, open file, {"array" or "raw", "sampling_rate"}, or samples at `rate`.
 
-        Raises ValueError, naming the source, for what is no sound, damaged, empty, or has NaN.
+        Raises ValueError, naming the source, for what is no sound, damaged, empty, or has NaN; OSError where a path cannot be
+        opened.
         """
         if is_source(item):
             found = _from_source(item, rate, allow_hosts)
@@ -96,13 +97,10 @@ def _from_source(source: Any, rate: int, hosts: Collection[str]) -> Recording:
         return Recording(name, rate, read(source, sampling_rate=rate, allow_hosts=hosts)[0], None, ())
     if isinstance(source, str) and not source:
         raise ValueError("the path is an empty string; allowed: the path of a sound file")
-    try:
-        pieces = stream(source, HELD_SECONDS, sampling_rate=rate, allow_hosts=hosts)
-        samples = next(pieces, np.zeros(0, np.float32))
-        longer = next(pieces, None) is not None
-        pieces.close()  # type: ignore[attr-defined]
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read: {error.strerror or error}") from None
+    pieces = stream(source, HELD_SECONDS, sampling_rate=rate, allow_hosts=hosts)
+    samples = next(pieces, np.zeros(0, np.float32))
+    longer = next(pieces, None) is not None
+    pieces.close()  # type: ignore[attr-defined]
     return Recording(name, rate, None if longer else samples, source if longer else None, hosts)
 
 

@@ -1,5 +1,5 @@
-"""Speech by models that give one unit each moment (connectionist temporal classification, Graves et al. 2006): windows of
-long recordings, the best text by greedy or by prefix beam search, and where its units lie."""
+"""Speech by models that give one unit each moment (connectionist temporal classification, Graves et al. 2006): windows
+of long recordings, the best text by greedy or by prefix beam search, and where its units lie."""
 
 from __future__ import annotations
 

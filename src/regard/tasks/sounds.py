@@ -66,10 +66,10 @@ def weight(recording: Recording) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioClassificationOptions(MediaOptions):
-    """`top_k` labels, best first (None: all). `function_to_apply` makes scores of logits; unsaid, what the kind of
+    """`top_k` labels, best first (unsaid: all). `function_to_apply` makes scores of logits; unsaid, what the kind of
     problem in config.json calls for."""
 
-    top_k: int | None = 5
+    top_k: int | None = None
     function_to_apply: Literal["softmax", "sigmoid", "none", "default"] | None = None
 
     def check(self) -> None:
@@ -86,7 +86,7 @@ class AudioClassification(SoundTask[AudioClassificationOptions]):
         recording = self.recording(item, options)
         if recording.samples is None:
             raise ValueError(
-                f"{recording.name} lasts more than {HELD_SECONDS:g} seconds, the most that are labelled; cut it into parts"
+                f"{recording.name} lasts more than {HELD_SECONDS:g} seconds, the most that is labelled; cut it"
             )
         try:
             found = self.feature_extractor(recording.samples, sampling_rate=self.rate, return_tensors="pt")

@@ -32,7 +32,7 @@ LONG_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechOptions(MediaOptions):
-    """`return_timestamps`: True for segments, "word", or (models of moments) "char". `return_language` adds it to chunks.
+    """`return_timestamps`: True for segments, "word", or (models of moments) "char". `return_language` adds to chunks.
 
     For models that write: `language`, `task` ("translate" into English), `prompt` (words that come before), and as in
     `regard.tasks.transcribe.Manner` `temperature` (one or several), the thresholds and `condition_on_prev_tokens`; all
@@ -71,7 +71,7 @@ class SpeechOptions(MediaOptions):
 
 
 class SpeechRecognition(SoundTask[SpeechOptions]):
-    """{"text"} for a recording, with "chunks" [{"text", "timestamp": (start, end) in seconds}] where times are asked for.
+    """{"text"} for a recording, with "chunks" [{"text", "timestamp": (start, end) in seconds}] on request.
 
     Recordings may be of any length; files are read in flat memory.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -59,7 +60,7 @@ def segments(
         return [Segment(offset, end, tokens, [offset + t for t in times])], seconds
     found: list[Segment] = []
     bounds = [0, *cuts, *([len(tokens)] if whole else [])]
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in itertools.pairwise(bounds):
         part = tokens[first:last]
         if last > first:
             found.append(Segment(at(part[0]), at(part[-1]), part, [offset + t for t in times[first:last]]))
