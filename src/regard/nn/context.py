@@ -33,7 +33,8 @@ class Group:
     """A rectangle of attention: B sequences with Tq queries and Tk keys each.
 
     `q_valid`, `k_valid` (B, T) tell real tokens from padding, None meaning all real. `aligned` says that queries and
-    keys are the same tokens at positions 0, 1, 2 ..., so that a kernel may treat `Causal()` by itself.
+    keys are the same tokens at positions 0, 1, 2 ..., so that a kernel may treat `Causal()` by itself; `newest` that each
+    query comes after all keys, so that `Causal()` hides nothing.
     `default_mask`, `bias` and `relative` are put there by the stack, for its layers to share.
     """
 
@@ -42,6 +43,7 @@ class Group:
     q_valid: Tensor | None = None
     k_valid: Tensor | None = None
     aligned: bool = False
+    newest: bool = False
     default_mask: Mask | None = None
     bias: Tensor | None = None  # (B or 1, H, Tq, Tk)
     relative: Tensor | None = None  # vectors of relative positions (span, C)
@@ -60,6 +62,8 @@ class Group:
     def _mask(self, mask: Mask | None) -> Any:
         if self.k_valid is None and self.aligned and isinstance(mask, Causal):
             return "causal" if self.q.positions.shape[1] > 1 else None
+        if self.newest and isinstance(mask, Causal):
+            return None
         if mask is None and self.k_valid is None:
             return None
         allowed = self.q.positions.new_ones((), dtype=torch.bool) if mask is None else mask.allows(self.q, self.k)
@@ -172,7 +176,8 @@ def cached(positions: Tensor, counts: Sequence[int], cache: KVCache) -> Context:
     cache.reserve(counts, positions)
     keys = Tokens(torch.arange(cache.width, device=positions.device)[None])
     aligned = fresh and cache.width == positions.shape[1]
-    return Context(positions, [Group(Tokens(positions), keys, aligned=aligned)], cache=cache)
+    newest = positions.shape[1] == 1 and len(set(cache.lengths)) == 1
+    return Context(positions, [Group(Tokens(positions), keys, aligned=aligned, newest=newest)], cache=cache)
 
 
 def with_memory(ctx: Context, memory: Tensor, valid: Tensor | None, lengths: Sequence[int] | None) -> Context:
