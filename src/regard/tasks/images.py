@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regard.config.vision import PooledHeadConfig
-from regard.models.model import DualEncoder, Output
+from regard.models.model import DualEncoder, Model, Output
 from regard.preprocess.image import ImageProcessor
 from regard.preprocess.image_read import load
 from regard.tasks.base import Piece, Task
@@ -48,16 +48,7 @@ class ImageTask(Task[M]):
 
     def picture(self, item: Any, options: M) -> Piece:
         """An image as a piece, its (height, width) as the note. ValueError says what is wrong with it."""
-        with reading(item):
-            image = load(item, **options.access)
-        height, width = image.shape[:2] if hasattr(image, "shape") else image.size[::-1]
-        pixels = self.image_processor(image, return_tensors="pt")["pixel_values"]
-        return Piece(values={"pixel_values": pixels}, size=self.tokens(pixels), note=(int(height), int(width)))
-
-    def tokens(self, pixels: Tensor) -> int:
-        """How many patches there are in pixels (1, C, H, W)."""
-        patch = getattr(next(self.model.towers()).front.config, "patch", (16, 16))
-        return max(1, (pixels.shape[-2] // patch[-2]) * (pixels.shape[-1] // patch[-1]))
+        return picture(item, options.access, self.image_processor, self.model)
 
     def pieces(self, item: Any, options: M) -> list[Piece]:
         return [self.picture(item, options)]
@@ -77,6 +68,17 @@ class ImageTask(Task[M]):
     def split(self, out: Output, options: M) -> list[Any]:
         """What each image keeps of a pack's output; unless a task says otherwise, the scores of its labels."""
         return list(out["logits"].float().cpu())
+
+
+def picture(item: Any, access: dict[str, Any], processor: ImageProcessor, model: Model) -> Piece:
+    """An image as a piece, as large as the patches that it makes; its (height, width) is the note."""
+    with reading(item):
+        image = load(item, **access)
+    height, width = image.shape[:2] if hasattr(image, "shape") else image.size[::-1]
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    patch = getattr(next(model.towers()).front.config, "patch", (16, 16))
+    size = max(1, (pixels.shape[-2] // patch[-2]) * (pixels.shape[-1] // patch[-1]))
+    return Piece(values={"pixel_values": pixels}, size=size, note=(int(height), int(width)))
 
 
 def is_image(value: Any) -> bool:
@@ -162,7 +164,7 @@ class ImageFeatureExtraction(ImageTask[ImageFeatureOptions]):
         return torch.stack(rows)
 
 
-def image_vectors(model: Any, pixels: Tensor) -> Tensor:
+def image_vectors(model: Model, pixels: Tensor) -> Tensor:
     """Vectors of length 1 for pixels (B, C, H, W) -> (B, D), float32: of the space shared with text where there is
     one, of the head that pools, or else of the first token (a plain pooler is seldom trained)."""
     if isinstance(model, DualEncoder):

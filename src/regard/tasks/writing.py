@@ -121,7 +121,7 @@ class WritingTask(TextTask[O]):
             name: v for name, v in self.settings(options).items() if not name.endswith(("_length", "_new_tokens"))
         }
         out = self.model.generate(
-            [piece.ids for piece in pieces],
+            *self.prompts(pieces),
             **settings,
             **pieces[0].note.lengths,
             **self.extra(pieces),
@@ -133,6 +133,10 @@ class WritingTask(TextTask[O]):
         rows = [row[width : width + n].tolist() for row, n in zip(out.sequences, counts, strict=True)]
         copies = len(rows) // len(pieces)
         return [rows[i * copies : (i + 1) * copies] for i in range(len(pieces))]
+
+    def prompts(self, pieces: Sequence[Piece]) -> tuple[Any, ...]:
+        """What `generate` is given to write on, or for an encoder to read."""
+        return ([piece.ids for piece in pieces],)
 
     def extra(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """More options of `generate` for a pack."""
