@@ -23,7 +23,9 @@ def run(
     task: str = typer.Argument(..., help="For example text-generation, fill-mask, translation_en_to_de."),
     inputs: list[str] = typer.Argument(None, metavar="INPUT...", help="Texts or files, @FILE, -, or NAME=VALUE."),
     model: str = typer.Option(None, "--model", "-m", help="A folder, a hub id, or an embedded name."),
-    out: Path = typer.Option(None, "--out", "-o", help="Write results as pictures: a file, or a folder for several."),
+    out: Path = typer.Option(
+        None, "--out", "-o", help="Write results as pictures or subtitles: a file, or a folder for several."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One line of JSON for each item."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     device: str = typer.Option("cpu", help="cpu, cuda, ..."),
@@ -41,6 +43,8 @@ def run(
     from regard import pipeline
 
     pipe = pipeline(task, model=model, dtype=dtype, device=device, batch_tokens=batch_tokens)
+    if out is not None:
+        named = {**pipe.to_write(out / f"x{pipe.suffix}" if out.is_dir() else out), **named}
     results = _results(pipe, words, named) if info.modality == "text" else _results_of_files(pipe, words, named)
     for item, result in results:
         if out is not None:
@@ -134,7 +138,7 @@ def _names(pipe: Any, words: list[str]) -> Iterator[str]:
 
 def _save(pipe: Any, item: Any, result: Any, out: Path) -> Path:
     """Write one result; into a folder under the name of its item."""
-    target = out / f"{Path(str(item)).stem}.png" if out.is_dir() else out
+    target = out / f"{Path(str(item)).stem}{pipe.suffix}" if out.is_dir() else out
     pipe.save(item, result, target)
     return target
 
@@ -148,7 +152,7 @@ def _plain(result: Any) -> Any:
     return [_plain(value) for value in result] if isinstance(result, (list, tuple)) else result
 
 
-_MAIN = ("generated_text", "translation_text", "summary_text", "answer")
+_MAIN = ("generated_text", "translation_text", "summary_text", "answer", "text")
 
 
 def _print(item: Any, result: Any) -> None:
@@ -179,13 +183,23 @@ def _line(entry: dict[str, Any]) -> str:
         return "\n".join(f"{s:.4f}  {label}" for label, s in zip(entry["labels"], entry["scores"], strict=True))
     score = f"{entry['score']:.4f}  " if isinstance(entry.get("score"), float) else ""
     if main is not None:
-        return score + entry[main]
+        return score + (_timed(entry) if "chunks" in entry else entry[main].strip() if main == "text" else entry[main])
     rest = {name: value for name, value in entry.items() if name not in ("score", "token", "index")}
     names = ("sequence", "label", "entity_group", "image")
     label = next((rest.pop(name) for name in names if rest.get(name)), "")
     rest |= rest.pop("box", {})
     where = " ".join(f"{name}={value}" for name, value in rest.items() if name != "token_str")
     return f"{score}{label}" + (f"  ({where})" if where else "")
+
+
+def _timed(entry: dict[str, Any]) -> str:
+    """What was said, a line for each part with its seconds."""
+    lines = []
+    for chunk in entry["chunks"]:
+        start, end = chunk.get("timestamp") or (None, None)
+        when = "" if start is None else f"[{start:.2f} - {start if end is None else end:.2f}]  "
+        lines.append(when + str(chunk["text"]).strip())
+    return "\n".join(lines)
 
 
 def register(app: typer.Typer) -> None:

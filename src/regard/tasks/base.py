@@ -66,6 +66,7 @@ class Task(Generic[O]):
 
     options: ClassVar[type[TaskOptions]] = TaskOptions
     lookahead: ClassVar[int] = 512
+    suffix: ClassVar[str] = ".png"  # of files that `save` writes into a folder
 
     def __init__(
         self,
@@ -131,6 +132,10 @@ class Task(Generic[O]):
     def deliver(self, results: list[Any], inputs: Any, came: str, options: O, called: Mapping[str, Any]) -> Any:
         """Results in the shape that was asked for; `called` are the options of this very call."""
         return results[0] if came == "one" else results
+
+    def to_write(self, path: Path) -> dict[str, Any]:
+        """Options that writing a file of this name calls for. ValueError for a name that nothing can be written to."""
+        return {}
 
     def save(self, item: Any, result: Any, path: Path) -> None:
         """Write a result as a file for people, such as a picture; ValueError for a task whose results are none."""

@@ -77,6 +77,7 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
     """
 
     options = SpeechOptions
+    suffix = ".srt"
 
     def setup(self) -> None:
         model, tokenizer = self.model, self.parts.tokenizer
@@ -231,6 +232,9 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
             for part in found[f"{kind}_offsets"]
         ]
         return {"text": found["text"], "chunks": chunks}
+
+    def to_write(self, path: Path) -> dict[str, Any]:
+        return {"return_timestamps": True} if subtitles.kind_of(path) in (".srt", ".vtt") else {}
 
     def save(self, item: Any, result: Any, path: Path) -> None:
         """Write subtitles (.srt, .vtt), text (.txt) or the result itself (.json)."""

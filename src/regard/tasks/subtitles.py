@@ -20,9 +20,7 @@ def write(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     Raises ValueError for other endings, a folder that is not there, and subtitles without times.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"the file to write is {str(path)!r}; allowed: names that end in {', '.join(SUFFIXES)}")
-    kind = path.suffix.lower()
+    kind = kind_of(path)
     if kind == ".json":
         _replace(path, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     elif kind == ".txt":
@@ -31,6 +29,14 @@ def write(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         if "chunks" not in result:
             raise ValueError(f"{path.name} needs times; ask for them with return_timestamps")
         _replace(path, subtitles(result["chunks"], vtt=kind == ".vtt"))
+
+
+def kind_of(path: Path) -> str:
+    """What a file's name ends in; ValueError for a format that transcripts have not."""
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise ValueError(f"the file to write is {str(path)!r}; allowed: names that end in {', '.join(SUFFIXES)}")
+    return kind
 
 
 def subtitles(chunks: Sequence[Mapping[str, Any]], *, vtt: bool = False) -> str:

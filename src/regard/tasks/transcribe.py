@@ -1,5 +1,5 @@
 """Long recordings with a model that hears one window and writes (2212.04356, 4.5): each window begins where the last
-was understood to, what was written before may be its context, and what looks like a failure is written again, hotter."""
+was understood to, what was written before may be its context, and what looks like a failure is written again."""
 
 from __future__ import annotations
 
