@@ -87,7 +87,8 @@ class _Blocks:
         try:
             self.sound = soundfile.SoundFile(file)
         except (soundfile.SoundFileError, TypeError, OSError) as error:
-            raise ValueError(f"{name} cannot be read as sound: {error}") from None
+            reason = str(error).rpartition(": ")[2]  # before it stands the open file itself
+            raise ValueError(f"{name} cannot be read as sound: {reason}") from None
         self.own_rate = int(self.sound.samplerate)
         check_rate(self.own_rate, name)
         if self.sound.channels > MAX_CHANNELS:
