@@ -66,10 +66,10 @@ def warp(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         step = np.where((both < down) & (both < across), 0, np.where((down < both) & (down < across), 1, 2))
         came[i, j] = step
         total[i, j] = cost[i - 1, j - 1] + np.choose(step, (both, down, across))
-    i, j, path = t, s, []
-    while i > 0 or j > 0:
-        path.append((i - 1, j - 1))
-        step = 2 if i == 0 else 1 if j == 0 else int(came[i, j])
-        i, j = i - (step != 2), j - (step != 1)
+    row, column, path = t, s, []
+    while row > 0 or column > 0:
+        path.append((row - 1, column - 1))
+        back = 2 if row == 0 else 1 if column == 0 else int(came[row, column])
+        row, column = row - (back != 2), column - (back != 1)
     rows, columns = np.array(path[::-1]).T
     return rows, columns

@@ -108,7 +108,7 @@ def beam_search(logs: np.ndarray, width: int, blank: int) -> list[int]:
                     add((*text, unit), never, either + p, new)
         ranked = sorted(new.items(), key=lambda item: -_plus(*item[1]))
         beams = dict(ranked[:width])
-    return list(max(beams, key=lambda text: _plus(*beams[text])))
+    return list(max(beams.items(), key=lambda item: _plus(*item[1]))[0])
 
 
 def _plus(a: float, b: float) -> float:
