@@ -1,6 +1,6 @@
 """Speech recognition beside the reference library and faster-whisper (where it is there), in one run on this machine.
 
-    REGARD_TEST_DATA=... python benchmarks/asr.py
+    REGARD_TEST_DATA=... python -m benchmarks.asr
 
 Whisper tiny.en, float32, greedy, on the clips of the test data, one at a time and as a batch. Rounds alternate; medians
 are reported, as seconds of sound in a second of work. Only ratios are worth quoting.
