@@ -56,6 +56,7 @@ def _answer(model: Any, messages: list[dict[str, str]], options: dict[str, Any])
     said: list[str] = []
     with suppress(KeyboardInterrupt):  # stops this answer, not the conversation
         for step in stream(model, ids, **options):
+            assert step.text is not None
             said.append(step.text[0])
             sys.stdout.write(step.text[0])
             sys.stdout.flush()

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+_PARTS = {"text": "tokenizer", "image": "image_processor", "sound": "feature_extractor"}
+
 
 def listing() -> list[dict[str, Any]]:
     """Every family as plain values: name, title, model types, heads, tasks."""
@@ -19,7 +21,8 @@ def listing() -> list[dict[str, Any]]:
             "title": family.title,
             "model_types": list(family.model_types),
             "heads": list(family.head_kinds),
-            "tasks": tasks_for(family.head_kinds),
+            "reads": list(family.reads),
+            "tasks": tasks_for(family.head_kinds, [_PARTS[sense] for sense in family.reads if sense in _PARTS]),
         }
         for family in families().values()
     ]

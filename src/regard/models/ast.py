@@ -134,6 +134,7 @@ FAMILY = Family(
         "ASTModel": Architecture("features"),
         "ASTForAudioClassification": Architecture("classification", "audio_spectrogram_transformer."),
     },
+    reads=("sound",),
     config=config,
     backbone=backbone,
     heads=heads,

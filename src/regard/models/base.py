@@ -311,7 +311,7 @@ class Family:
     `model_types`: values of `model_type` that mean this family. `architectures`: class names on disk; the first of a
     head kind is the one written. `config`: config.json -> our tree for a head. `backbone`, `heads`: key rules.
     `tiny`: small reference configs (fields of config.json) for the parity suite, by variant. `own` marks a family that
-    only this library has, so that the parity suite has nothing to compare it with.
+    only this library has, so that the parity suite has nothing to compare it with. `reads`: text, image, video, sound.
     """
 
     name: str
@@ -323,6 +323,7 @@ class Family:
     heads: Callable[[Raw, HeadKind], list[Rule]]
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     own: bool = False
+    reads: tuple[str, ...] = ("text",)
 
     @property
     def head_kinds(self) -> tuple[HeadKind, ...]:

@@ -128,6 +128,7 @@ def heads(raw: Raw, kind: HeadKind) -> list[Rule]:
 SIDE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 WORDS = SIDE | {"vocab_size": 97, "max_position_embeddings": 24, "bos_token_id": 3, "eos_token_id": 2}
 WORDS |= {"sep_token_id": 5, "pad_token_id": 0}
+LOOKS = SIDE | {"image_size": 32, "patch_size": 8}
 FAMILY = Family(
     name="blip",
     title="BLIP",
@@ -137,14 +138,9 @@ FAMILY = Family(
         "BlipForQuestionAnswering": Architecture("seq2seq-lm"),
         "BlipForImageTextRetrieval": Architecture("classification"),
     },
+    reads=("image", "text"),
     config=config,
     backbone=backbone,
     heads=heads,
-    tiny={
-        "blip": {
-            "model_type": "blip",
-            "text_config": WORDS,
-            "vision_config": SIDE | {"image_size": 32, "patch_size": 8},
-        }
-    },
+    tiny={"blip": {"model_type": "blip", "text_config": WORDS, "vision_config": LOOKS}},
 )

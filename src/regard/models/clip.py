@@ -115,6 +115,7 @@ FAMILY = Family(
         "CLIPVisionModel": Architecture("features"),
         "CLIPVisionModelWithProjection": Architecture("features", "vision_model."),
     },
+    reads=("image", "text"),
     config=config,
     backbone=backbone,
     heads=heads,

@@ -65,6 +65,7 @@ FAMILY = Family(
         "DeiTForImageClassification": Architecture("classification", "deit."),
         "DeiTForImageClassificationWithTeacher": Architecture("classification", "deit."),
     },
+    reads=("image",),
     config=config,
     backbone=backbone,
     heads=heads,

@@ -80,6 +80,7 @@ FAMILY = Family(
         "Dinov2WithRegistersModel": Architecture("features"),
         "Dinov2WithRegistersForImageClassification": Architecture("classification", f"{REGISTERS}."),
     },
+    reads=("image",),
     config=config,
     backbone=backbone,
     heads=heads,

@@ -21,6 +21,7 @@ FAMILY = Family(
     | {
         f"Hubert{name}": Architecture(kind, "hubert.") for name, kind in HEADS.items() if kind != "token-classification"
     },
+    reads=("sound", "text"),
     config=config,
     backbone=backbone,
     heads=heads,

@@ -113,6 +113,7 @@ FAMILY = Family(
         "LlavaForConditionalGeneration": Architecture("causal-lm"),
         "LlavaModel": Architecture("features"),
     },
+    reads=("image", "text"),
     config=config,
     backbone=backbone,
     heads=heads,

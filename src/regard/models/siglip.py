@@ -113,6 +113,7 @@ FAMILY = Family(
         "SiglipTextModel": Architecture("features"),
         "SiglipVisionModel": Architecture("features"),
     },
+    reads=("image", "text"),
     config=config,
     backbone=backbone,
     heads=heads,

@@ -117,6 +117,7 @@ FAMILY = Family(
         "SwinModel": Architecture("features"),
         "SwinForImageClassification": Architecture("classification", "swin."),
     },
+    reads=("image",),
     config=config,
     backbone=backbone,
     heads=heads,

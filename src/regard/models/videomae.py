@@ -67,6 +67,7 @@ FAMILY = Family(
         "VideoMAEModel": Architecture("features"),
         "VideoMAEForVideoClassification": Architecture("classification", "videomae."),
     },
+    reads=("video",),
     config=config,
     backbone=backbone,
     heads=heads,

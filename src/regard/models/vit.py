@@ -125,9 +125,8 @@ def backbone(raw: Raw) -> list[Rule]:
 
 
 def heads(raw: Raw, kind: HeadKind) -> list[Rule]:
-    if kind == "classification":
-        return [Rule("classifier.@", "head.out.@")]
-    return [Rule("pooler.dense.@", "head.pooler.dense.@")]
+    disk, ours = ("classifier", "head.out") if kind == "classification" else ("pooler.dense", "head.pooler.dense")
+    return [Rule(f"{disk}.@", f"{ours}.@")]
 
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -140,6 +139,7 @@ FAMILY = Family(
         "ViTModel": Architecture("features"),
         "ViTForImageClassification": Architecture("classification", "vit."),
     },
+    reads=("image",),
     config=config,
     backbone=backbone,
     heads=heads,

@@ -172,6 +172,7 @@ FAMILY = Family(
     architectures={"Wav2Vec2Model": Architecture("features")}
     | {f"Wav2Vec2{name}": Architecture(kind, "wav2vec2.") for name, kind in HEADS.items()}
     | {"Wav2Vec2ForPreTraining": Architecture("features", "wav2vec2.")},
+    reads=("sound", "text"),
     config=config,
     backbone=backbone,
     heads=heads,

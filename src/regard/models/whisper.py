@@ -105,6 +105,7 @@ FAMILY = Family(
         "WhisperModel": Architecture("features"),
         "WhisperForAudioClassification": Architecture("classification"),
     },
+    reads=("sound", "text"),
     config=config,
     backbone=backbone,
     heads=heads,

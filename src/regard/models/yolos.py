@@ -87,6 +87,7 @@ FAMILY = Family(
         "YolosModel": Architecture("features"),
         "YolosForObjectDetection": Architecture("object-detection", "vit."),
     },
+    reads=("image",),
     config=config,
     backbone=backbone,
     heads=heads,

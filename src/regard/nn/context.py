@@ -33,8 +33,8 @@ class Group:
     """A rectangle of attention: B sequences with Tq queries and Tk keys each.
 
     `q_valid`, `k_valid` (B, T) tell real tokens from padding, None meaning all real. `aligned` says that queries and
-    keys are the same tokens at positions 0, 1, 2 ..., so that a kernel may treat `Causal()` by itself; `newest` that each
-    query comes after all keys, so that `Causal()` hides nothing.
+    keys are the same tokens at positions 0, 1, 2 ..., so that a kernel may treat `Causal()` by itself; `newest` that
+    each query comes after all keys, so that `Causal()` hides nothing.
     `default_mask`, `bias` and `relative` are put there by the stack, for its layers to share.
     """
 

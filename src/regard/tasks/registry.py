@@ -230,6 +230,15 @@ def find_task(name: str) -> tuple[TaskInfo, dict[str, Any]]:
 
 
 def tasks_for(heads: Iterable[str], parts: Iterable[str] = ("tokenizer",)) -> list[str]:
-    """The names of the tasks that models with these heads, and these parts of a processor, can do."""
-    have, there = {*heads, "features"}, set(parts)
-    return [info.name for info in TASKS if there.issuperset(info.needs) and have & set(info.heads)]
+    """The names of the tasks that models with these heads, and these parts of a processor, can do.
+
+    Text has its vectors from any head; text beside images or sound only what a task asks of both.
+    """
+    have, there = set(heads), set(parts)
+    if there == {"tokenizer"}:
+        have.add("features")
+    elif "causal-lm" in have:
+        have.discard("features")  # a decoder that also sees: its vectors are of words
+    fitting = [info for info in TASKS if there.issuperset(info.needs) and have & set(info.heads)]
+    alone = there != {"tokenizer"}
+    return [info.name for info in fitting if not (alone and info.needs == ("tokenizer",))]

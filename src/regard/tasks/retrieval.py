@@ -165,7 +165,8 @@ class ImageTextRetrieval(ImageTask[RetrievalOptions]):
 
     def run(self, pieces: Sequence[Piece], options: RetrievalOptions) -> list[Tensor]:
         values = self.inputs(pieces)
-        return list((values["vector"] if "vector" in values else image_vectors(self.model, values["pixel_values"])).cpu())
+        found = values["vector"] if "vector" in values else image_vectors(self.model, values["pixel_values"])
+        return list(found.cpu())
 
     def finish(
         self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Tensor], options: RetrievalOptions
