@@ -30,8 +30,8 @@ class Recording:
     def of(item: Any, rate: int, allow_hosts: Collection[str] = ()) -> Recording:
         """A path, URL, bytes, open file, {"array" or "raw", "sampling_rate"}, or samples at `rate`.
 
-        Raises ValueError, naming the source, for what is no sound, damaged, empty, or has NaN; OSError where a path cannot be
-        opened.
+        Raises ValueError, naming the source, for what is no sound, damaged, empty, or has NaN; OSError where a path
+        cannot be opened.
         """
         if is_source(item):
             found = _from_source(item, rate, allow_hosts)

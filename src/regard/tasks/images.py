@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from regard.preprocess.image_read import load
 from regard.tasks.base import Piece, Task
 from regard.tasks.classification import label_scores
 from regard.tasks.inputs import Inputs
-from regard.tasks.media import M, MediaOptions, read_media, reading
+from regard.tasks.media import LabelOptions, M, MediaOptions, read_media, reading
 from regard.tasks.options import TaskOptions
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
@@ -87,25 +87,19 @@ def is_image(value: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageClassificationOptions(ImageOptions):
-    """`top_k` labels, best first (None: all). `function_to_apply` makes scores of logits; unsaid, what the kind of
-    problem in config.json calls for."""
+class ImageLabelOptions(LabelOptions):
+    """Of images, five labels unless said."""
 
     top_k: int | None = 5
-    function_to_apply: Literal["softmax", "sigmoid", "none", "default"] | None = None
-
-    def check(self) -> None:
-        super().check()
-        self.require(self.top_k != 0, "top_k", "at least 1, or None for all")
 
 
-class ImageClassification(ImageTask[ImageClassificationOptions]):
+class ImageClassification(ImageTask[ImageLabelOptions]):
     """[{"label", "score"}] for an image, best first."""
 
-    options = ImageClassificationOptions
+    options = ImageLabelOptions
 
     def finish(
-        self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Tensor], options: ImageClassificationOptions
+        self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Tensor], options: ImageLabelOptions
     ) -> list[dict[str, Any]]:
         scores = label_scores(outputs[0], options.function_to_apply, self.model.raw.get("problem_type")).tolist()
         found = [

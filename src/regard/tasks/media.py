@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from regard.preprocess.media import TIMEOUT, is_source
 from regard.tasks.inputs import Inputs
@@ -30,6 +30,19 @@ class MediaOptions(TaskOptions):
     def access(self) -> dict[str, Any]:
         """The same as arguments of what reads."""
         return {"allow_hosts": self.allow_hosts, "timeout": self.timeout or TIMEOUT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions(MediaOptions):
+    """`top_k` labels, best first (unsaid: all). `function_to_apply` makes scores of logits; unsaid, what the kind of
+    problem in config.json calls for."""
+
+    top_k: int | None = None
+    function_to_apply: Literal["softmax", "sigmoid", "none", "default"] | None = None
+
+    def check(self) -> None:
+        super().check()
+        self.require(self.top_k != 0, "top_k", "at least 1, or None for all")
 
 
 M = TypeVar("M", bound=MediaOptions)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from regard.preprocess.audio_stream import HELD_SECONDS, Recording
 from regard.tasks.base import Piece, Task
 from regard.tasks.classification import label_scores
 from regard.tasks.inputs import Inputs
-from regard.tasks.media import M, MediaOptions, read_media, reading
+from regard.tasks.media import LabelOptions, M, MediaOptions, read_media, reading
 from regard.tasks.options import TaskOptions
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
@@ -64,25 +63,12 @@ def weight(recording: Recording) -> int:
     return max(1, round((recording.seconds or HELD_SECONDS) * MOMENTS))
 
 
-@dataclass(frozen=True, kw_only=True)
-class AudioClassificationOptions(MediaOptions):
-    """`top_k` labels, best first (unsaid: all). `function_to_apply` makes scores of logits; unsaid, what the kind of
-    problem in config.json calls for."""
-
-    top_k: int | None = None
-    function_to_apply: Literal["softmax", "sigmoid", "none", "default"] | None = None
-
-    def check(self) -> None:
-        super().check()
-        self.require(self.top_k != 0, "top_k", "at least 1, or None for all")
-
-
-class AudioClassification(SoundTask[AudioClassificationOptions]):
+class AudioClassification(SoundTask[LabelOptions]):
     """[{"score", "label"}] for a sound, best first."""
 
-    options = AudioClassificationOptions
+    options = LabelOptions
 
-    def pieces(self, item: Any, options: AudioClassificationOptions) -> list[Piece]:
+    def pieces(self, item: Any, options: LabelOptions) -> list[Piece]:
         recording = self.recording(item, options)
         if recording.samples is None:
             raise ValueError(
@@ -95,11 +81,11 @@ class AudioClassification(SoundTask[AudioClassificationOptions]):
         values = {name: value for name, value in found.items() if name in self.feature_extractor.model_input_names}
         return [Piece(values=values, size=weight(recording), note=recording.name)]
 
-    def fits(self, pack: Sequence[Piece], piece: Piece, options: AudioClassificationOptions) -> bool:
+    def fits(self, pack: Sequence[Piece], piece: Piece, options: LabelOptions) -> bool:
         same = all(pack[0].values[name].shape == value.shape for name, value in piece.values.items())
         return same and super().fits(pack, piece, options)
 
-    def run(self, pieces: Sequence[Piece], options: AudioClassificationOptions) -> list[Tensor]:
+    def run(self, pieces: Sequence[Piece], options: LabelOptions) -> list[Tensor]:
         names = pieces[0].values
         inputs = {name: torch.cat([p.values[name] for p in pieces]).to(self.model.device) for name in names}
         try:
@@ -108,7 +94,7 @@ class AudioClassification(SoundTask[AudioClassificationOptions]):
             raise ValueError(f"{pieces[0].note}: {error}") from None
 
     def finish(
-        self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Tensor], options: AudioClassificationOptions
+        self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Tensor], options: LabelOptions
     ) -> list[dict[str, Any]]:
         scores = label_scores(outputs[0], options.function_to_apply, self.model.raw.get("problem_type")).tolist()
         labels = self.labels(len(scores))
