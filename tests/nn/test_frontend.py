@@ -73,3 +73,9 @@ def test_wrong_input_is_refused_by_name(inputs, said):
     front = build(EmbeddingConfig(vocab_size=10, dim=8, positions=LearnedPositions(size=5)))
     with pytest.raises(ValueError, match=said):
         front(**inputs)
+
+
+def test_types_beyond_the_table_are_named():
+    front = build(EmbeddingConfig(vocab_size=10, dim=8, num_types=2))
+    with pytest.raises(ValueError, match=r"token_type_ids holds 2; this model's table of types has 2 ids, 0 to 1"):
+        front(IDS, token_type_ids=SEGMENTS + 1)

@@ -51,7 +51,9 @@ class Embedding(nn.Module):
         Raises ValueError for ids outside the vocabulary and for input beyond the positions that there are.
         """
         if input_ids is not None:
-            _check_ids(input_ids, self.config.vocab_size)
+            _check_ids(input_ids, self.config.vocab_size, "input_ids", "this model's vocabulary")
+        if token_type_ids is not None and self.segment is not None:
+            _check_ids(token_type_ids, self.config.num_types, "token_type_ids", "this model's table of types")
         ctx = layout(input_ids, attention_mask, position_ids, inputs_embeds, lengths, cache, self.limit)
         ctx.ids = input_ids
         return self.embed(input_ids, ctx.positions, token_type_ids, inputs_embeds), ctx
@@ -154,14 +156,11 @@ def check_length(length: int, limit: int | None, mask: Tensor | None = None) -> 
         raise ValueError(f"input has {length} tokens; this model takes at most {limit}; pass truncation=True to cut it")
 
 
-def _check_ids(ids: Tensor, vocab_size: int) -> None:
+def _check_ids(ids: Tensor, size: int, name: str, table: str) -> None:
     if ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"input_ids has type {ids.dtype}; allowed: torch.int64 or torch.int32")
+        raise ValueError(f"{name} has type {ids.dtype}; allowed: torch.int64 or torch.int32")
     if torch.compiler.is_compiling() or ids.device.type != "cpu" or ids.numel() == 0:
         return
     low, high = (int(x) for x in ids.aminmax())
-    if low < 0 or high >= vocab_size:
-        wrong = low if low < 0 else high
-        raise ValueError(
-            f"input_ids holds {wrong}; this model's vocabulary has {vocab_size} ids, 0 to {vocab_size - 1}"
-        )
+    if low < 0 or high >= size:
+        raise ValueError(f"{name} holds {low if low < 0 else high}; {table} has {size} ids, 0 to {size - 1}")
