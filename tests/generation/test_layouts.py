@@ -98,6 +98,7 @@ def test_logprobs_are_those_of_a_full_pass(gpt2, rows):
 def test_result_can_be_trained_on(gpt2, rows):
     ids = gpt2.generate(rows, max_new_tokens=3)
     gpt2(ids).logits.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in gpt2.parameters())
     gpt2.zero_grad()
 
 
