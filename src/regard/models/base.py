@@ -22,6 +22,7 @@ HeadKind = Literal[
     "token-classification",
     "question-answering",
     "object-detection",
+    "universal-segmentation",
 ]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 
