@@ -1,0 +1,1 @@
+"""Training: data, objectives, optimisers and schedules, the loop, evaluation, recipes."""
