@@ -22,6 +22,7 @@ HeadKind = Literal[
     "token-classification",
     "question-answering",
     "object-detection",
+    "semantic-segmentation",
     "universal-segmentation",
 ]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)

@@ -78,15 +78,16 @@ class Group:
 class Context:
     """One forward pass. `positions` has the shape of the tokens: (B, T) padded or (N,) packed.
 
-    `ids` are the tokens, where there are any, `grid` how many patches of an image lie each way. `groups` are the
-    rectangles of self-attention, `memory_groups` those of cross-attention over `memory`. `lengths` is set for packed
-    tokens; `layer` is the running step of the stack.
+    `ids` are the tokens, where there are any, `grid` how many patches of an image lie each way, `maps` what each stage
+    of a stack made of it, (B, C, height, width). `groups` are the rectangles of self-attention, `memory_groups` those
+    of cross-attention over `memory`. `lengths` is set for packed tokens; `layer` is the running step of the stack.
     """
 
     positions: Tensor
     groups: list[Group]
     ids: Tensor | None = None
     grid: tuple[int, ...] | None = None
+    maps: list[Tensor] = field(default_factory=list)
     lengths: tuple[int, ...] | None = None
     memory: Tensor | None = None
     memory_groups: list[Group] = field(default_factory=list)
