@@ -1,0 +1,27 @@
+"""What is to be learnt: an objective, the rows to learn from, the rows to be judged on, and by which measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from regard.training.base import Dataset, Objective
+
+Metric = Callable[[Sequence[Any], Sequence[Any]], float]
+"""(predictions, references) -> one number."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An objective with its data. `fingerprint` tells whether a run that goes on still has the same data.
+
+    `labels` are the names of classes, for the model that comes out.
+    """
+
+    objective: Objective
+    train: Dataset
+    valid: Dataset | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    labels: Mapping[int, str] = field(default_factory=dict)
+    fingerprint: str = ""
