@@ -27,7 +27,8 @@ def inputs(theirs: Any, *, other: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {}
     senses = oracle.reads(type(theirs).__name__)
     if senses & {"image", "video"}:
-        found["pixel_values"] = pixels(theirs, draw, video="video" in senses, other=other)
+        # The reference calls one family's videos images.
+        found["pixel_values"] = pixels(theirs, draw, video=hasattr(theirs.config, "num_frames"), other=other)
         if other and "interpolate_pos_encoding" in inspect.signature(_sees(theirs).forward).parameters:
             found["interpolate_pos_encoding"] = True
     if "text" in senses:

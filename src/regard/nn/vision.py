@@ -76,11 +76,15 @@ class Patches(nn.Module):
             places = torch.arange(x.shape[1], device=x.device)
             x = x + sinusoids(places, c.dim, SinusoidalPositions(size=c.patches)).to(x.dtype)
         elif self.position is not None:
-            x = x + resampled(self.position.weight, c.grid, grid, c.before, antialias=c.antialias)
+            x = x + self.places(self.position.weight, grid)
         if self.registers is not None:
             x = torch.cat([x[:, : c.before], _together(self.registers, x[:, c.before :], None)], 1)
         x = dropped(x if self.norm is None else self.norm(x), c.dropout, self.training)
         return x, on_grid(x, grid)
+
+    def places(self, table: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Learned positions (tokens and patches, C) for a grid of another size: what families do each in their way."""
+        return resampled(table, self.config.grid, grid, self.config.before, antialias=self.config.antialias)
 
     def checked(self, pixels: Tensor, resample: bool | None) -> Tensor:
         """Pixels (B, channels, [frames,] height, width) in the type of the weights."""
