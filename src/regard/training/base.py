@@ -30,7 +30,7 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Row: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """`inputs` are the model's arguments, `targets` what its output is compared with.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from regard.config.base import Config
 
@@ -105,3 +107,32 @@ class TrainConfig(Config):
         self.require(self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1, or None")
         many = self.devices * self.nodes > 1
         self.require(not (many and self.unfreeze_every), "unfreeze_every", "None with more than one device")
+
+
+def settings(base: TrainConfig | None = None, **options: Any) -> TrainConfig:
+    """A config from flat options: `settings(steps=600, learning_rate=1e-3, schedule="cosine", warmup=0.1)`.
+
+    Options of the optimiser and the schedule stand beside those of the run; `optimizer` and `schedule` may be names.
+    Raises ValueError for an option that there is not, with the nearest one that there is.
+    """
+    config = TrainConfig() if base is None else base
+    parts = {"optimizer": config.optimizer, "schedule": config.schedule}
+    homes = {f.name: part for part in parts for f in dataclasses.fields(parts[part]) if f.name != "name"}
+    own = {f.name for f in dataclasses.fields(TrainConfig)}
+    changes: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for name, value in options.items():
+        if name in parts and isinstance(value, str):
+            nested[name]["name"] = value
+        elif name in own:
+            changes[name] = tuple(value) if isinstance(value, list) else value
+        elif name in homes:
+            nested[homes[name]][name] = tuple(value) if isinstance(value, list) else value
+        else:
+            near = difflib.get_close_matches(name, own | set(homes), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(sorted(own | set(homes)))}"
+            raise ValueError(f"there is no training option {name!r}{hint}")
+    for part, fields in nested.items():
+        if fields:
+            changes[part] = changes.get(part, parts[part]).replace(**fields)
+    return config.replace(**changes)
