@@ -109,8 +109,12 @@ def reference(family: str, variant: str, architecture: str) -> tuple[Any, Path]:
         elif parameter.std() < 0.1:
             parameter.data.mul_(5)  # sharper attention
     for name, buffer in model.named_buffers():
-        if name == "final_logits_bias":
+        if name == "final_logits_bias" or name.endswith(".running_mean"):
             torch.nn.init.normal_(buffer)
+        elif name.endswith((".running_var", ".normalization.weight")):  # frozen norms keep weights as buffers
+            torch.nn.init.uniform_(buffer, 0.5, 2.0)
+        elif name.endswith(".normalization.bias"):
+            torch.nn.init.normal_(buffer, std=0.3)
     folder = Path(tempfile.mkdtemp(prefix="regard-oracle-"))
     model.save_pretrained(folder)
     return model, folder

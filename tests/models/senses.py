@@ -56,7 +56,7 @@ def _sees(theirs: Any) -> Any:
 def pixels(theirs: Any, draw: torch.Generator, *, video: bool, other: bool) -> Tensor:
     """(2, channels, height, width), or (2, frames, channels, height, width)."""
     config = getattr(theirs.config, "vision_config", theirs.config)
-    size, patch = config.image_size, config.patch_size
+    size, patch = getattr(config, "image_size", 64), getattr(config, "patch_size", 8)  # some take any size
     height, width = (size, size) if isinstance(size, int) else size
     if other:  # wider and lower, and no whole number of patches
         height, width = height - patch, width + 2 * patch + 3

@@ -173,7 +173,8 @@ class _Reader:
 
     def _put(self, name: str, tensor: Tensor) -> None:
         module, _, last = name.rpartition(".")
-        setattr(self.model.get_submodule(module), last, nn.Parameter(tensor))
+        learns = self.parameters[name].requires_grad
+        setattr(self.model.get_submodule(module), last, nn.Parameter(tensor, requires_grad=learns))
         self.parameters[name] = self.model.get_parameter(name)
 
     def _resolve(self, alias: str, key: str, tensor: Tensor) -> None:

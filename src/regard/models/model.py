@@ -262,7 +262,8 @@ class DualEncoder(Model):
 def _output(found: dict[str, Tensor], hidden: Tensor) -> Output:
     scores = {name: value for name, value in found.items() if name != "pooler_output"}
     rest = {name: value for name, value in found.items() if name == "pooler_output"}
-    return Output({**scores, "last_hidden_state": hidden, **rest})
+    scores.setdefault("last_hidden_state", hidden)  # a head may give the states another shape
+    return Output({**scores, **rest})
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> Model:

@@ -38,6 +38,7 @@ class Patches(nn.Module):
     def __init__(self, config: PatchesConfig):
         super().__init__()
         c = self.config = config
+        self.least = c.patch
         conv = nn.Conv3d if len(c.patch) == 3 else nn.Conv2d
         self.proj = conv(c.channels, c.dim, c.patch, c.patch, bias=c.bias)  # type: ignore[arg-type]
         self.before = _table(c.before, c.dim)
@@ -94,8 +95,8 @@ class Patches(nn.Module):
             raise ValueError(f"pixel_values is {tuple(pixels.shape)} of {pixels.dtype}; allowed: {shape} of float")
         pixels = pixels.transpose(1, 2) if video else pixels
         size = tuple(pixels.shape[2:])
-        if pixels.shape[1] != c.channels or any(n < p for n, p in zip(size, c.patch, strict=True)):
-            least = " x ".join(map(str, c.patch))
+        if pixels.shape[1] != c.channels or any(n < p for n, p in zip(size, self.least, strict=True)):
+            least = " x ".join(map(str, self.least))
             raise ValueError(
                 f"pixel_values has {pixels.shape[1]} channels of {' x '.join(map(str, size))}; "
                 f"allowed: {c.channels} channels of at least {least}"
