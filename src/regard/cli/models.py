@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-_PARTS = {"text": "tokenizer", "image": "image_processor", "sound": "feature_extractor"}
+_PARTS = {"text": "tokenizer", "image": "image_processor", "video": "image_processor", "sound": "feature_extractor"}
 
 
 def listing() -> list[dict[str, Any]]:
@@ -22,7 +22,9 @@ def listing() -> list[dict[str, Any]]:
             "model_types": list(family.model_types),
             "heads": list(family.head_kinds),
             "reads": list(family.reads),
-            "tasks": tasks_for(family.head_kinds, [_PARTS[sense] for sense in family.reads if sense in _PARTS]),
+            "tasks": tasks_for(
+                family.head_kinds, [_PARTS[sense] for sense in family.reads], video="video" in family.reads
+            ),
         }
         for family in families().values()
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from regard.extras import need
 
 from .image_read import MAX_PIXELS
-from .media import Source, opened
+from .media import TIMEOUT, Source, opened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,24 +30,45 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,
 
 
 def read_frames(
-    source: Source, num_frames: int = 16, *, frame_sampling_rate: int | None = None, allow_hosts: Collection[str] = ()
+    source: Source,
+    num_frames: int = 16,
+    *,
+    frame_sampling_rate: int | None = None,
+    repeat: bool = True,
+    allow_hosts: Collection[str] = (),
+    timeout: float = TIMEOUT,
 ) -> list[Image.Image]:
     """`num_frames` RGB frames, evenly over the whole video, or, with `frame_sampling_rate`, that far apart from its
-    beginning. A video with fewer frames repeats some. ValueError, naming the source, for what cannot be decoded.
+    beginning. A video with fewer frames repeats some, unless `repeat` is False. ValueError, naming the source, for what
+    cannot be decoded or is too short.
     """
-    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or not 1 <= num_frames <= 10_000:
-        raise ValueError(f"num_frames is {num_frames!r}; allowed: 1 to 10,000")
-    if frame_sampling_rate is not None and (not isinstance(frame_sampling_rate, int) or frame_sampling_rate < 1):
-        raise ValueError(f"frame_sampling_rate is {frame_sampling_rate!r}; allowed: a whole number from 1")
-    with opened(source, limit=MAX_VIDEO_BYTES, allow_hosts=allow_hosts) as (file, name):
+    check_counts(num_frames, frame_sampling_rate)
+    with opened(source, limit=MAX_VIDEO_BYTES, allow_hosts=allow_hosts, timeout=timeout) as (file, name):
         total = _count(file, name)
         for _ in range(2):
             wanted = indices(total, num_frames, frame_sampling_rate)
             found, seen = _pick(file, name, set(wanted), num_frames)
             if all(index in found for index in wanted):
+                check_length(total, num_frames, name, repeat=repeat)
                 return [found[index] for index in wanted]
             total = seen  # packets without pictures made the count too large
     raise ValueError(f"{name} has no frames that can be decoded")
+
+
+def check_counts(num_frames: int, frame_sampling_rate: int | None) -> None:
+    """ValueError for numbers of frames that nobody means."""
+    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or not 1 <= num_frames <= 10_000:
+        raise ValueError(f"num_frames is {num_frames!r}; allowed: 1 to 10,000")
+    if frame_sampling_rate is not None and (not isinstance(frame_sampling_rate, int) or frame_sampling_rate < 1):
+        raise ValueError(f"frame_sampling_rate is {frame_sampling_rate!r}; allowed: a whole number from 1")
+
+
+def check_length(total: int, num_frames: int, name: str, *, repeat: bool) -> None:
+    """ValueError for a video of too few frames, unless some may stand twice."""
+    if total < num_frames and not repeat:
+        raise ValueError(
+            f"{name} has {total} of the {num_frames} frames that are looked at; repeat=True takes some twice"
+        )
 
 
 def indices(total: int, num_frames: int, frame_sampling_rate: int | None = None) -> list[int]:

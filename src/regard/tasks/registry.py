@@ -32,7 +32,7 @@ class TaskInfo:
     about: str
     example: str
     aliases: tuple[str, ...] = ()
-    modality: Literal["text", "image", "audio"] = "text"
+    modality: Literal["text", "image", "video", "audio"] = "text"
     needs: tuple[str, ...] = ("tokenizer",)
 
     def load(self) -> type[Task[Any]]:
@@ -210,6 +210,15 @@ TASKS: tuple[TaskInfo, ...] = (
         modality="image",
         needs=("image_processor",),
     ),
+    TaskInfo(
+        name="video-classification",
+        home="video:VideoClassification",
+        heads=("classification",),
+        about="Label a video",
+        example="clip.mp4",
+        modality="video",
+        needs=("image_processor",),
+    ),
 )
 
 
@@ -229,8 +238,9 @@ def find_task(name: str) -> tuple[TaskInfo, dict[str, Any]]:
     raise ValueError(f"task is {name!r:.80}; {hint}allowed: {', '.join([*known, 'translation_xx_to_yy'])}")
 
 
-def tasks_for(heads: Iterable[str], parts: Iterable[str] = ("tokenizer",)) -> list[str]:
-    """The names of the tasks that models with these heads, and these parts of a processor, can do.
+def tasks_for(heads: Iterable[str], parts: Iterable[str] = ("tokenizer",), *, video: bool = False) -> list[str]:
+    """The names of the tasks that models with these heads, and these parts of a processor, can do; for those that read
+    `video`, an image processor is for its frames.
 
     Text has its vectors from any head; text beside images or sound only what a task asks of both.
     """
@@ -240,5 +250,6 @@ def tasks_for(heads: Iterable[str], parts: Iterable[str] = ("tokenizer",)) -> li
     elif "causal-lm" in have:
         have.discard("features")  # a decoder that also sees: its vectors are of words
     fitting = [info for info in TASKS if there.issuperset(info.needs) and have & set(info.heads)]
+    fitting = [info for info in fitting if (info.modality == "video") == video]
     alone = there != {"tokenizer"}
     return [info.name for info in fitting if not (alone and info.needs == ("tokenizer",))]
