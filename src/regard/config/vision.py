@@ -179,3 +179,12 @@ class DualConfig(ModelConfig):
     @property
     def widths(self) -> tuple[int, ...]:
         return self.vision.stack.dim, self.text.stack.dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueriedConfig(ModelConfig):
+    """An encoder that sees, and a decoder that begins with learned queries: all of the result comes at once."""
+
+    def check(self) -> None:
+        self.require(self.encoder is not None, "encoder", "a TowerConfig")
+        self.require(self.decoder is not None, "decoder", "a TowerConfig")

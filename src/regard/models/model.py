@@ -1,4 +1,4 @@
-"""The few shapes of model: encoder, decoder, both, two encoders. What differs between families is in the config."""
+"""The few shapes of model: encoder, decoder, both, two encoders, queries. How families differ is in the config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import ModelConfig, TowerConfig
-from regard.config.vision import DualConfig
+from regard.config.vision import DualConfig, QueriedConfig
 from regard.nn import Context, KVCache, LanguageHead, Stack, build, builds, initialise
 from regard.nn.context import with_memory
 from regard.nn.head import Ends
@@ -259,6 +259,23 @@ class DualEncoder(Model):
         return Output(self.head(image, text))
 
 
+class QueryModel(Model):
+    """An encoder that sees, and learned queries that look at what was seen, all at once (2005.12872)."""
+
+    encoder: Tower
+    decoder: Tower
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> Output:
+        """Images (B, channels, height, width), and pixel_mask (B, height, width), 0 where they are padded.
+
+        Returns what the head gives, `last_hidden_state` of the queries (B, Q, C) and `encoder_last_hidden_state`.
+        """
+        seen, ctx = self.encoder(pixel_values, pixel_mask)
+        hidden, asked = self.decoder(seen, ctx)
+        out = _output(self.head(hidden, Ends(asked)), hidden)
+        return Output({**out, "encoder_last_hidden_state": seen, **out})  # a head may have a map of it
+
+
 def _output(found: dict[str, Tensor], hidden: Tensor) -> Output:
     scores = {name: value for name, value in found.items() if name != "pooler_output"}
     rest = {name: value for name, value in found.items() if name == "pooler_output"}
@@ -271,6 +288,8 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Model:
     both = config.encoder is not None and config.decoder is not None
     if isinstance(config, DualConfig):
         model: Model = DualEncoder(config)
+    elif isinstance(config, QueriedConfig):
+        model = QueryModel(config)
     else:
         model = EncoderDecoder(config) if both else SingleTower(config)
     if model.device.type != "meta":
