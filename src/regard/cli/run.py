@@ -45,7 +45,13 @@ def run(
     pipe = pipeline(task, model=model, dtype=dtype, device=device, batch_tokens=batch_tokens)
     if out is not None:
         named = {**pipe.to_write(out / f"x{pipe.suffix}" if out.is_dir() else out), **named}
-    results = _results(pipe, words, named) if info.modality == "text" else _results_of_files(pipe, words, named)
+    together = pipe.from_words(words) if words else None
+    if together is not None:
+        results: Iterator[tuple[Any, Any]] = iter([(words[0], pipe(together, **named))])
+    elif info.modality == "text":
+        results = _results(pipe, words, named)
+    else:
+        results = _results_of_files(pipe, words, named)
     for item, result in results:
         if out is not None:
             typer.echo(f"wrote {_save(pipe, item, result, out)}", err=True)

@@ -100,6 +100,10 @@ class Task(Generic[O]):
             raise ValueError(f"{self.info.name} takes one argument beside options, the input; got {len(args)}")
         return args[0], given
 
+    def from_words(self, words: Sequence[str]) -> Any:
+        """The one item that all words of the command make together; None where each stands for itself."""
+        return None
+
     def read(self, given: Mapping[str, Any]) -> O:
         """The options of a call, checked."""
         options, _ = read_options(self.options, given, self.info.name)

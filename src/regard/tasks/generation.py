@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from regard.tasks.base import Piece
 from regard.tasks.inputs import text_of
 from regard.tasks.options import TaskOptions
-from regard.tasks.writing import Plan, WritingOptions, WritingTask, reach
+from regard.tasks.writing import WritingOptions, WritingTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ class TextGeneration(WritingTask[TextGenerationOptions]):
     fallback: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
 
     def is_one(self, inputs: Any) -> bool:
-        return isinstance(inputs, str) or _is_chat(inputs)
+        return isinstance(inputs, str) or is_chat(inputs)
 
     def pieces(self, item: Any, options: TextGenerationOptions) -> list[Piece]:
-        if _is_chat(item):
+        if is_chat(item):
             text = self.conversation(item, options)
             ids = self.tokenizer(text, truncation=False, add_special_tokens=False)["input_ids"]
         else:
@@ -61,40 +61,18 @@ class TextGeneration(WritingTask[TextGenerationOptions]):
             raise ValueError("text is an empty string, and this tokenizer has no token to begin with")
         return [self.planned(ids, options)]
 
-    def planned(self, ids: list[int], options: TextGenerationOptions) -> Piece:
-        """A prompt that leaves room to write in, cut at its beginning if that is allowed."""
-        limit = reach(self.model.decoder)
-        lengths = self.lengths(options, len(ids))
-        if limit is None:
-            return Piece(ids, note=Plan(lengths))
-        new = lengths["max_new_tokens"]
-        if options.cuts and len(ids) + new - 1 > limit:
-            room = limit + 1 - new  # the last token is written and never read
-            if room < 1:
-                raise ValueError(f"max_new_tokens is {new}; this model takes at most {limit} tokens, prompt included")
-            ids = ids[-room:]
-        self.check_length(len(ids), limit, "pass truncation=True to drop the beginning")
-        room = limit + 1 - len(ids)
-        if new > room and self.asks_length(options):
-            raise ValueError(
-                f"input has {len(ids)} tokens and {new} new ones are asked for; this model takes at most {limit}; "
-                "ask for fewer, or pass truncation=True to drop the beginning"
-            )
-        lengths["max_new_tokens"] = min(new, room)
-        return Piece(ids, note=Plan(lengths))
-
     def conversation(self, messages: Sequence[Mapping[str, Any]], options: TextGenerationOptions) -> str:
         """Messages as the prompt that the model's template makes of them."""
         for i, message in enumerate(messages):
             if not isinstance(message.get("role"), str) or "content" not in message:
                 raise ValueError(f'message {i} has {", ".join(map(str, message))}; allowed: {{"role", "content"}}')
-        goes_on = _goes_on(messages, options)
+        continues = goes_on(messages, options.continue_final_message)
         more = {} if options.documents is None else {"documents": options.documents}
         text = self.tokenizer.apply_chat_template(
-            messages, tools=options.tools, add_generation_prompt=not goes_on, tokenize=False, **more
+            messages, tools=options.tools, add_generation_prompt=not continues, tokenize=False, **more
         )
         assert isinstance(text, str)
-        return _until(text, messages[-1]["content"]) if goes_on else text
+        return until(text, messages[-1]["content"]) if continues else text
 
     def finish(
         self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Any], options: TextGenerationOptions
@@ -113,21 +91,22 @@ class TextGeneration(WritingTask[TextGenerationOptions]):
         """The prompt and what was written after it."""
         if isinstance(item, str):
             return item + text
-        if _goes_on(item, options):
+        if goes_on(item, options.continue_final_message):
             return [*item[:-1], {**item[-1], "content": item[-1]["content"] + text}]
         return [*item, {"role": "assistant", "content": text}]
 
 
-def _is_chat(item: Any) -> bool:
+def is_chat(item: Any) -> bool:
+    """Whether this is a conversation: a list of messages."""
     return isinstance(item, (list, tuple)) and len(item) > 0 and all(isinstance(m, Mapping) for m in item)
 
 
-def _goes_on(messages: Sequence[Mapping[str, Any]], options: TextGenerationOptions) -> bool:
-    asked = options.continue_final_message
+def goes_on(messages: Sequence[Mapping[str, Any]], asked: bool | None) -> bool:
+    """Whether the last message is written on, rather than answered; unsaid, where it is the assistant's."""
     return messages[-1]["role"] == "assistant" if asked is None else asked
 
 
-def _until(text: str, content: Any) -> str:
+def until(text: str, content: Any) -> str:
     """A rendered conversation up to the end of its last message's content: what a template adds after it is cut."""
     if not isinstance(content, str) or not content.strip():
         raise ValueError("the last message has no text to go on from; pass continue_final_message=False")

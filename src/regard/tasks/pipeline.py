@@ -60,6 +60,7 @@ def pipeline(
     loaded = ref if isinstance(ref, Model) else _load(info, ref, device, dtype)
     if isinstance(ref, Model) and not {head_kind(loaded), "features"} & set(info.heads):
         raise _wrong_head(info, loaded.name or "this model", loaded.architecture, head_kind(loaded))
+    _check_sense(info, loaded)
     given = {"tokenizer": tokenizer, "image_processor": image_processor, "feature_extractor": feature_extractor}
     joined = loaded.processor if loaded.processor is not None else _processor(loaded, given, info.needs)
     parts = read_parts(joined, given)
@@ -103,6 +104,22 @@ def _load(
         return front.load(ref, head=wanted, new_head=False, **how)
     except ValueError as error:
         raise ValueError(f"{_wrong_head(info, folder.name, names[0], held)}; {error}") from None
+
+
+_SENSES = {"image": "image", "audio": "sound"}
+
+
+def _check_sense(info: TaskInfo, model: Model) -> None:
+    """Refuse a model of another sense than the task's."""
+    sense = _SENSES.get(info.modality)
+    if sense is None or not model.raw:
+        return
+    reads = family_of(model.raw, model.name).reads
+    if sense not in reads and not (sense == "image" and "video" in reads):
+        raise ValueError(
+            f"{model.name or 'this model'}: a {model.architecture} reads {' and '.join(reads)}; {info.name} needs "
+            f"a model that reads {sense}s"
+        )
 
 
 def _wrong_head(info: TaskInfo, name: str, architecture: str, held: str) -> ValueError:

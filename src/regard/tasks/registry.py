@@ -202,6 +202,15 @@ TASKS: tuple[TaskInfo, ...] = (
         aliases=("vqa",),
     ),
     TaskInfo(
+        name="image-text-to-text",
+        home="image_text:ImageTextToText",
+        heads=("causal-lm",),
+        about="Answer in words about images, or talk about them: regard chat --image",
+        example='photo.jpg "What is this?"',
+        modality="image",
+        needs=("tokenizer", "image_processor"),
+    ),
+    TaskInfo(
         name="object-detection",
         home="detection:ObjectDetection",
         heads=("object-detection",),

@@ -100,6 +100,30 @@ class WritingTask(TextTask[O]):
             found["min_new_tokens"] = min(found["min_new_tokens"], found["max_new_tokens"])
         return found
 
+    def planned(
+        self, ids: list[int], options: WritingOptions, *, advice: str = "pass truncation=True to drop the beginning"
+    ) -> Piece:
+        """A prompt that leaves room to write in, cut at its beginning if that is allowed."""
+        limit = reach(self.model.decoder)
+        lengths = self.lengths(options, len(ids))
+        if limit is None:
+            return Piece(ids, note=Plan(lengths))
+        new = lengths["max_new_tokens"]
+        if options.cuts and len(ids) + new - 1 > limit:
+            room = limit + 1 - new  # the last token is written and never read
+            if room < 1:
+                raise ValueError(f"max_new_tokens is {new}; this model takes at most {limit} tokens, prompt included")
+            ids = ids[-room:]
+        self.check_length(len(ids), limit, advice)
+        room = limit + 1 - len(ids)
+        if new > room and self.asks_length(options):
+            raise ValueError(
+                f"input has {len(ids)} tokens and {new} new ones are asked for; this model takes at most {limit}; "
+                f"ask for fewer, or {advice}"
+            )
+        lengths["max_new_tokens"] = min(new, room)
+        return Piece(ids, note=Plan(lengths))
+
     def asks_length(self, options: WritingOptions) -> bool:
         """Whether the call itself says how much to write."""
         return any(options.generate.get(name) is not None for name in ("max_new_tokens", "max_length"))
