@@ -53,13 +53,17 @@ class WindowAttention(Attention):
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         assert ctx.grid is not None
         (height, width), w = ctx.grid, self.window
-        shift = 0 if min(ctx.grid) <= w else self.shift  # one window holds a whole side: nothing to shift
+        shift = self.shifted(ctx.grid)
         image = F.pad(x.unflatten(1, (height, width)), (0, 0, 0, -width % w, 0, -height % w))
         padded = image.shape[1:3]
         y = super().forward(self._cut(image.roll((-shift, -shift), (1, 2))), self._context(x, padded, shift))
         y = y.unflatten(0, (-1, padded[0] // w, padded[1] // w)).unflatten(3, (w, w))
         y = y.transpose(2, 3).flatten(3, 4).flatten(1, 2).roll((shift, shift), (1, 2))
         return y[:, :height, :width].flatten(1, 2)
+
+    def shifted(self, grid: tuple[int, ...]) -> int:
+        """By how many patches; where one window holds a whole side there is nothing to shift."""
+        return 0 if min(grid) <= self.window else self.shift
 
     def _cut(self, image: Tensor) -> Tensor:
         """(B, height, width, C) -> (B * windows, window * window, C), row by row."""
