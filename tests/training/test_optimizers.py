@@ -50,7 +50,7 @@ def test_frozen_weights_stay(model: torch.nn.Module) -> None:
     model(input_ids=torch.arange(5)[None]).logits.sum().backward()
     optimizer.step()
     for name, p in model.named_parameters():
-        assert torch.equal(p, before[name]) == (name in frozen or name == "head.out.weight" and p.grad is None), name
+        assert torch.equal(p, before[name]) == (name in frozen or (name == "head.out.weight" and p.grad is None)), name
     with pytest.raises(ValueError, match=r"freeze is 'nothing\.\*'; it matches no parameter; there are: encoder"):
         freeze(model, ["nothing.*"])
 

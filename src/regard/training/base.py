@@ -61,6 +61,8 @@ class Objective(nn.Module):
 
     name: ClassVar[str]
     head: ClassVar[HeadKind]
+    predicts_tokens: ClassVar[bool] = False
+    """Whether the exponential of the loss is a perplexity."""
 
     @abstractmethod
     def collate(self, rows: Sequence[Row], rng: np.random.Generator) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ def evaluate(
         loss, count = both[0], int(both[1])
         predictions, references = _everywhere(predictions), _everywhere(references)
     scores = {"loss": float(loss) / max(count, 1)}
+    if problem.objective.predicts_tokens:
+        scores["perplexity"] = math.exp(min(scores["loss"], 700.0))
     return scores | {name: metric(predictions, references) for name, metric in problem.metrics.items()}
 
 

@@ -92,7 +92,13 @@ class Loop:
     """A run in progress."""
 
     def __init__(
-        self, fabric: Any, model: Model, problem: Problem, config: TrainConfig, store: RunFolder | None, show: bool | None
+        self,
+        fabric: Any,
+        model: Model,
+        problem: Problem,
+        config: TrainConfig,
+        store: RunFolder | None,
+        show: bool | None,
     ):
         if len(problem.train) == 0:
             raise ValueError("there is nothing to learn from: the training data has no rows")
@@ -128,7 +134,7 @@ class Loop:
             self.store.log.rewind(self.progress.step)
             self.report.records[:] = self.store.log.records()
         layers = checkpointed(self.model) if self.config.checkpointing else nullcontext()
-        with layers, self._signals(), self.report.shown(self.progress.step):
+        with layers, self._signals(), self.report.shown(self.progress):
             self.learner.train()
             self._steps()
         self._finish()
@@ -252,7 +258,9 @@ class Loop:
         """A number added up over the devices."""
         if self.fabric.world_size == 1:
             return value
-        return self.fabric.all_reduce(torch.as_tensor(value, device=self.fabric.device).double(), reduce_op="sum").item()
+        return self.fabric.all_reduce(
+            torch.as_tensor(value, device=self.fabric.device).double(), reduce_op="sum"
+        ).item()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

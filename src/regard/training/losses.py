@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from regard.config import LanguageHeadConfig
 from regard.nn import LanguageHead
 
 IGNORE = -100
 """The target that counts for nothing."""
 SCORES = 2**24
 """About how many vocabulary scores are held at a time."""
+_PLAIN = (nn.Linear, type(LanguageHead(LanguageHeadConfig(vocab_size=1), 1).out))
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -58,7 +60,7 @@ def chunked_cross_entropy(
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; allowed: at least 1")
     rows = chunk or max(64, SCORES // head.config.vocab_size)
-    if type(head) is LanguageHead and type(head.out) is nn.Linear:
+    if type(head) is LanguageHead and type(head.out) in _PLAIN:
         x = hidden if head.transform is None else head.transform(hidden)
         x = x * head.config.scale if head.config.scale != 1.0 else x
         options = (head.config.softcap, smoothing, z_loss, rows, torch.is_grad_enabled())

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from regard.training.base import Dataset, Objective
-
-Metric = Callable[[Sequence[Any], Sequence[Any]], float]
-"""(predictions, references) -> one number."""
+from regard.training.metrics import Metric
 
 
 @dataclass(frozen=True)

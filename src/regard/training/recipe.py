@@ -73,7 +73,9 @@ def read_recipe(source: str | Path, changes: Iterable[str] = (), *, objectives: 
         values["metrics"] = (values["metrics"],) if isinstance(values["metrics"], str) else tuple(values["metrics"])
     for name in ("data", "train", "adapter", "search", "about"):
         if not isinstance(values.get(name, {}), dict):
-            raise ValueError(f"{source}: {name} is {values[name]!r}; allowed: a table, as in [{name}] or {name}.key=value")
+            raise ValueError(
+                f"{source}: {name} is {values[name]!r}; allowed: a table, as in [{name}] or {name}.key=value"
+            )
     return Recipe(**values, folder=folder)
 
 

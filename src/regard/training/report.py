@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from regard.training.state import Progress
+from regard.training.state import Progress as TrainProgress
 
 if TYPE_CHECKING:
     from regard.training.folder import RunFolder
 
 
 class Report:
-    """Collects the loss between records, so that a device is asked for it only when a record is due."""
+    """The voice of a run; a device is asked for its losses only when a record is due."""
 
     def __init__(self, total: int, show: bool | None, store: RunFolder | None, leader: bool):
         self.total, self.store, self.leader = total, store, leader
         self.bar_wanted = leader and (sys.stderr.isatty() if show is None else show)
         self.lines_wanted = leader and not self.bar_wanted and show is None and store is not None
         self.records: list[dict[str, Any]] = []
-        self.losses: list[Any] = []
         self.last: tuple[int, float] = (0, 0.0)
         self.bar: Any = None
         self.board = _board(store) if leader else None
 
     @contextmanager
-    def shown(self, done: int) -> Iterator[None]:
-        """Within, the bar is on the screen."""
+    def shown(self, progress: TrainProgress) -> Iterator[None]:
+        """Within, the bar is on the screen, from where the run is."""
+        self.last = (progress.tokens, progress.seconds)
         if not self.bar_wanted:
             yield
             return
@@ -41,19 +41,19 @@ class Report:
 
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=Console(stderr=True))
-        self.task = self.bar.add_task("", total=self.total, completed=done)
+        self.task = self.bar.add_task("", total=self.total, completed=progress.step)
         with self.bar:
             yield
 
-    def step(self, progress: Progress, loss: Any, rate: float, norm: torch.Tensor | None, every: int) -> None:
+    def step(self, progress: TrainProgress, loss: Any, rate: float, norm: torch.Tensor | None, every: int) -> None:
         """Note one step; every so often it becomes a record. Raises ValueError if the loss is not finite."""
-        self.losses.append(loss)
+        progress.pending.append(loss)
         if self.bar is not None:
             self.bar.update(self.task, completed=progress.step)
         if progress.step % every and progress.step != self.total:
             return
-        mean = sum(float(x) for x in self.losses) / len(self.losses)
-        self.losses.clear()
+        mean = sum(float(x) for x in progress.pending) / len(progress.pending)
+        progress.pending.clear()
         if not math.isfinite(mean):
             raise ValueError(f"the loss is {mean} at step {progress.step}: lower the learning rate or look at the data")
         tokens, seconds = progress.tokens - self.last[0], progress.seconds - self.last[1]
@@ -69,7 +69,7 @@ class Report:
             left = progress.seconds / progress.step * (self.total - progress.step)
             print(f"step {progress.step}/{self.total}  {text}  {left:,.0f} s left", file=sys.stderr, flush=True)
 
-    def evaluated(self, progress: Progress, scores: Mapping[str, float], better: bool) -> None:
+    def evaluated(self, progress: TrainProgress, scores: Mapping[str, float], better: bool) -> None:
         """Note an evaluation."""
         self._write({"step": progress.step, "valid": dict(scores), "best": better})
         text = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
@@ -84,7 +84,7 @@ class Report:
         elif self.lines_wanted:
             print(text, file=sys.stderr, flush=True)
 
-    def done(self, progress: Progress) -> None:
+    def done(self, progress: TrainProgress) -> None:
         """The last word."""
         if self.store is not None:
             self.store.draw()

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,10 @@ KEEP = 2
 
 @dataclass
 class Progress:
-    """Where a run is: steps done, where in the data, the best value of the goal and when it was reached."""
+    """Where a run is: steps done, where in the data, the best value of the goal and when it was reached.
+
+    `pending` are the losses of the steps since the last record of the log.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -40,6 +43,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     stopped: bool = False
+    pending: list[Any] = field(default_factory=list)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -67,7 +71,8 @@ def save_state(
         _write(tensors, temporary / "optimizer.safetensors")
         if ema:
             _write(ema, temporary / "ema.safetensors")
-        write_json(temporary / "state.json", {"progress": asdict(progress), "optimizer": scalars})
+        record = {**asdict(progress), "pending": [float(loss) for loss in progress.pending]}
+        write_json(temporary / "state.json", {"progress": record, "optimizer": scalars})
         _sync(temporary)
         if target.exists():  # the same step, saved before: the run is deterministic, so both hold the same
             shutil.rmtree(target)
