@@ -161,7 +161,10 @@ class AudioProcessor:
         model's are resampled; without it they are taken to have the model's. `max_length` counts samples. ValueError
         names what is wrong.
         """
-        clips = self._clips(audio, sampling_rate)
+        normalise = bool(self.settings.get("do_normalize", False) if do_normalize is None else do_normalize)
+        # Where waves are brought to one variance, whole numbers count as they are, as in the reference: its rule adds a
+        # little to the variance, which quiet sound would feel at another scale.
+        clips = self._clips(audio, sampling_rate, scaled=not (normalise and self.kind.features == "waveform"))
         if self.kind.features == "filter_bank":
             return Features({"input_values": [self._filter_bank(c) for c in clips]}).convert_to_tensors(return_tensors)
         how = "longest" if padding is True else "do_not_pad" if padding is False else padding or self.kind.padding
@@ -176,7 +179,6 @@ class AudioProcessor:
             )
         if limit is not None and limit < 1:
             raise ValueError(f"max_length is {max_length}; allowed: 1 and more samples")
-        normalise = bool(self.settings.get("do_normalize", False) if do_normalize is None else do_normalize)
         masked = bool(
             self.settings["return_attention_mask"] if return_attention_mask is None else return_attention_mask
         )
@@ -212,25 +214,25 @@ class AudioProcessor:
 
     # one clip
 
-    def _clips(self, audio: Any, rate: int | None) -> list[np.ndarray]:
+    def _clips(self, audio: Any, rate: int | None, *, scaled: bool) -> list[np.ndarray]:
         if rate is not None:
             check_rate(rate, "sampling_rate")
         if is_source(audio) or isinstance(audio, Mapping):
-            return [self._clip(audio, rate)]
+            return [self._clip(audio, rate, scaled)]
         if isinstance(audio, (list, tuple)):
             if not audio:
                 raise ValueError("the audio is an empty list; pass at least one clip")
             if isinstance(audio[0], (int, float, np.number)):
-                return [self._clip(audio, rate)]
-            return [self._clip(clip, rate) for clip in audio]
+                return [self._clip(audio, rate, scaled)]
+            return [self._clip(clip, rate, scaled) for clip in audio]
         ndim = getattr(audio, "ndim", None)
         if ndim is None:
             raise ValueError(f"a {type(audio).__name__} is no sound; allowed: a path, URL, bytes, open file or samples")
         if ndim == 2 and not (audio.shape[1] <= 8 < audio.shape[0]):
-            return [self._clip(clip, rate) for clip in audio]
-        return [self._clip(audio, rate)]
+            return [self._clip(clip, rate, scaled) for clip in audio]
+        return [self._clip(audio, rate, scaled)]
 
-    def _clip(self, audio: Any, rate: int | None) -> np.ndarray:
+    def _clip(self, audio: Any, rate: int | None, scaled: bool) -> np.ndarray:
         """(T,) at the model's rate."""
         target = self.settings["sampling_rate"]
         if is_source(audio):
@@ -239,8 +241,8 @@ class AudioProcessor:
             found = [audio[name] for name in ("array", "raw") if name in audio]
             if not found:
                 raise ValueError(f"a clip has {', '.join(map(str, audio))}; allowed: array or raw, and sampling_rate")
-            return self._clip(found[0], audio.get("sampling_rate", rate))
-        return resample(mono(audio), target if rate is None else rate, target)
+            return self._clip(found[0], audio.get("sampling_rate", rate), scaled)
+        return resample(mono(audio, scaled=scaled), target if rate is None else rate, target)
 
     def _row(self, clip: np.ndarray, length: int | None, normalise: bool, *, own_only: bool) -> np.ndarray:
         """Padded and of zero mean and unit variance: of its own samples, or of the padding too, where the model was

@@ -175,8 +175,8 @@ def check_rate(rate: Any, name: str) -> None:
         raise ValueError(f"{name}: the sample rate is {rate!r} Hz; allowed: a whole number {MIN_RATE} to {MAX_RATE}")
 
 
-def mono(value: Any, name: str = "the audio") -> np.ndarray:
-    """Samples as float32 (T,): int16, int32 and uint8 scaled to -1..1; (T, C) or (C, T) averaged over channels.
+def mono(value: Any, name: str = "the audio", *, scaled: bool = True) -> np.ndarray:
+    """Samples as float32 (T,): int16, int32 and uint8 `scaled` to -1..1; (T, C) or (C, T) averaged over channels.
 
     Of two dimensions the smaller is taken for the channels. ValueError for other types, NaN and infinities.
     """
@@ -193,7 +193,9 @@ def mono(value: Any, name: str = "the audio") -> np.ndarray:
             raise ValueError(f"{name} has shape {array.shape}; allowed: (T,), (T, C) or (C, T)")
     elif array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; allowed: (T,), (T, C) or (C, T)")
-    if array.dtype == np.uint8:
+    if not scaled and (array.dtype == np.uint8 or array.dtype in _SCALES):
+        pass
+    elif array.dtype == np.uint8:
         array = (array.astype(np.float32) - 128) / 128
     elif array.dtype in _SCALES:
         array = (array / _SCALES[array.dtype]).astype(np.float32)
