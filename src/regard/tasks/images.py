@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -75,10 +76,13 @@ def picture(item: Any, access: dict[str, Any], processor: ImageProcessor, model:
     with reading(item):
         image = load(item, **access)
     height, width = image.shape[:2] if hasattr(image, "shape") else image.size[::-1]
-    pixels = processor(image, return_tensors="pt")["pixel_values"]
-    patch = getattr(next(model.towers()).front.config, "patch", (16, 16))
+    features, front = processor(image, return_tensors="pt"), next(model.towers()).front
+    values = {"pixel_values": features["pixel_values"]}
+    if "pixel_mask" in features and "pixel_mask" in inspect.signature(front.forward).parameters:
+        values["pixel_mask"] = features["pixel_mask"]
+    pixels, patch = values["pixel_values"], getattr(front.config, "patch", (16, 16))
     size = max(1, (pixels.shape[-2] // patch[-2]) * (pixels.shape[-1] // patch[-1]))
-    return Piece(values={"pixel_values": pixels}, size=size, note=(int(height), int(width)))
+    return Piece(values=values, size=size, note=(int(height), int(width)))
 
 
 def is_image(value: Any) -> bool:
