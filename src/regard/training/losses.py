@@ -161,6 +161,7 @@ def info_nce(queries: Tensor, keys: Tensor, *, scale: float | Tensor = 20.0, sym
         raise ValueError(
             f"queries are {tuple(queries.shape)}, keys {tuple(keys.shape)}; allowed: as many keys or more, as wide"
         )
+    queries, keys = queries.to(_wide(queries)), keys.to(_wide(keys))
     scores = F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).mT * scale
     return pair_loss(scores, symmetric=symmetric)
 
@@ -193,7 +194,7 @@ def self_distillation(
     Raises ValueError if there is no pair to compare.
     """
     wanted = [((t - centre) / teacher_temperature).softmax(-1, _wide(t)).detach() for t in teacher]
-    said = [F.log_softmax(s / student_temperature, -1, _wide(s)) for s in student]
+    said = [(s / student_temperature).log_softmax(-1, _wide(s)) for s in student]
     pairs = [-(w * s).sum() for i, w in enumerate(wanted) for j, s in enumerate(said) if i != j]
     if not pairs:
         raise ValueError(f"{len(student)} views of the student, {len(teacher)} of the teacher; allowed: 2 or more")
@@ -207,7 +208,7 @@ def ctc(scores: Tensor, lengths: Sequence[int], targets: Tensor, counts: Sequenc
     A row with too few moments to spell its target counts 0, as nothing can be learned from it.
     """
     return F.ctc_loss(
-        F.log_softmax(scores, -1, _wide(scores)).transpose(0, 1),
+        scores.log_softmax(-1, _wide(scores)).transpose(0, 1),
         targets,
         torch.tensor(lengths),
         torch.tensor(counts),
