@@ -117,3 +117,29 @@ def test_attention_in_pieces_equals_attention_at_once(start):
         out = layer(x, cached(at, (1, 1, 1), cache))
         for i in range(3):
             torch.testing.assert_close(out[i, 0], whole[i][int(at[i])], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [Causal(), None])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@torch.no_grad()
+def test_rows_that_begin_with_the_same_keys(mask, layout):
+    """Ragged rows after a common beginning equal each row alone, its beginning joined to it by hand."""
+    layer = build(AttentionConfig(num_heads=2, head_dim=4, num_kv_heads=1, mask=mask), 8)
+    first = torch.randn(3, 8)
+    rows, counts = [torch.randn(n, 8) for n in (4, 2, 2)], (4, 2, 2)
+    keys, values = ([proj(first).unflatten(-1, (1, 4)).transpose(0, 1)] for proj in (layer.k, layer.v))
+    cache = KVCache()
+    cache.begin(keys, values, 3)
+    assert cache.lengths == [3, 3, 3]
+    if layout == "packed":
+        found = layer(torch.cat(rows), packed(counts, torch.device("cpu"), cache)).split(counts)
+    else:
+        x = torch.full((3, 4, 8), 9.0)
+        for i, row in enumerate(rows):
+            x[i, : len(row)] = row
+        positions = torch.arange(3, 7).expand(3, 4)
+        found = [out[:n] for out, n in zip(layer(x, cached(positions, counts, cache)), counts, strict=True)]
+    for row, out in zip(rows, found, strict=True):
+        whole = torch.cat([first, row])[None]
+        expected = layer(whole, padded(torch.arange(whole.shape[1])[None], aligned=True))[0, 3:]
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)

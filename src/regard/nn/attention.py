@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from regard.config import AttentionConfig, NormConfig
 from regard.nn.build import build, builds
-from regard.nn.context import Context, Group, joined, rectangles
+from regard.nn.context import Context, Group, begun, joined, rectangles
 from regard.nn.kernels import attend
 from regard.nn.position import rotate
 
@@ -72,6 +72,10 @@ class Attention(nn.Module):
             keys, values = ctx.cache.update(ctx.layer, k if late else turned, v)
             if ctx.lengths is None:  # packed rows are new: what they may see is all at hand
                 ks, vs = [self._turned_late(keys, ctx) if late else keys], [values]
+            elif ctx.groups[0].k is not ctx.groups[0].q:  # ... unless they had begun before
+                if late:
+                    raise ValueError("rotary positions that depend on a row's length take no packed rows that had begun")
+                ks, vs = begun(keys, ctx.groups), begun(values, ctx.groups)
         return self._attended(q, ks, vs, ctx.groups, ctx)
 
     def _turned_late(self, keys: Tensor, ctx: Context) -> Tensor:  # (B, Hkv, S, D)

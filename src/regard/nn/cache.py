@@ -19,8 +19,9 @@ class KVCache:
     def __init__(self, capacity: int = 0):
         self.capacity = capacity
         self.lengths: list[int] = []
-        self._keys: list[Tensor] = []  # per layer (B, Hkv, S, D)
-        self._values: list[Tensor] = []
+        self.sight: Tensor | None = None  # (B, S) what of the memory the newest tokens may look at, if not all
+        self._keys: dict[int, Tensor] = {}  # per layer (B, Hkv, S, D)
+        self._values: dict[int, Tensor] = {}
         self._memory: dict[int, tuple[Tensor, Tensor]] = {}  # cross-attention, per layer, computed once
         self._rows: Tensor | None = None
         self._columns: Tensor | slice = slice(0, 0)
@@ -55,12 +56,21 @@ class KVCache:
             self._rows = index.repeat_interleave(repeats) if packed else index[:, None]
             self._columns = positions
 
+    def begin(self, keys: Sequence[Tensor], values: Sequence[Tensor], rows: int) -> None:
+        """Let every row of this new cache begin with the same keys and values, for each layer (Hkv, S, D)."""
+        assert not self.lengths and not self._keys
+        length = keys[0].shape[1]
+        width = max(self.capacity, length)
+        self._keys = {i: _grown(k.expand(rows, -1, -1, -1), width) for i, k in enumerate(keys)}
+        self._values = {i: _grown(v.expand(rows, -1, -1, -1), width) for i, v in enumerate(values)}
+        self.lengths, self._end = [length] * rows, length
+
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write new keys and values, (B, T, Hkv, D) or (N, Hkv, D), and return all so far, (B, Hkv, S, D)."""
-        if layer == len(self._keys):
+        if layer not in self._keys:
             shape = (len(self.lengths), k.shape[-2], max(self.capacity, self._end), k.shape[-1])
-            self._keys.append(k.new_zeros(shape))
-            self._values.append(v.new_zeros(shape[:3] + v.shape[-1:]))
+            self._keys[layer] = k.new_zeros(shape)
+            self._values[layer] = v.new_zeros(shape[:3] + v.shape[-1:])
         if self._keys[layer].shape[2] < self._end:
             self._keys[layer] = _grown(self._keys[layer], 2 * self._end)
             self._values[layer] = _grown(self._values[layer], 2 * self._end)
@@ -86,9 +96,10 @@ class KVCache:
 
         `memory=False` leaves cross-attention as it is, for beams that only change places within one input.
         """
-        self._keys = [k.index_select(0, rows) for k in self._keys]
-        self._values = [v.index_select(0, rows) for v in self._values]
+        self._keys = {i: k.index_select(0, rows) for i, k in self._keys.items()}
+        self._values = {i: v.index_select(0, rows) for i, v in self._values.items()}
         if memory:
+            self.sight = None if self.sight is None else self.sight.index_select(0, rows)
             pairs = self._memory.items()
             self._memory = {i: (k.index_select(0, rows), v.index_select(0, rows)) for i, (k, v) in pairs}
         self.lengths = [self.lengths[r] for r in rows.tolist()]

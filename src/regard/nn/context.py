@@ -32,9 +32,11 @@ class Tokens:
 class Group:
     """A rectangle of attention: B sequences with Tq queries and Tk keys each.
 
-    `q_valid`, `k_valid` (B, T) tell real tokens from padding, None meaning all real. `aligned` says that queries and
+    `q_valid`, `k_valid` (B, T) tell real tokens from padding, None meaning all real; `k_ends` (B, 1) where rows of keys
+    end, which only matters to who looks ahead. `aligned` says that queries and
     keys are the same tokens at positions 0, 1, 2 ..., so that a kernel may treat `Causal()` by itself; `newest` that
-    each query comes after all keys, so that `Causal()` hides nothing.
+    each query comes after all keys, so that `Causal()` hides nothing. `seen` (B, Tq, Tk) is what this very input lets
+    its queries look at, such as which of several images.
     `default_mask`, `bias` and `relative` are put there by the stack, for its layers to share.
     """
 
@@ -44,6 +46,8 @@ class Group:
     k_valid: Tensor | None = None
     aligned: bool = False
     newest: bool = False
+    k_ends: Tensor | None = None
+    seen: Tensor | None = None
     default_mask: Mask | None = None
     bias: Tensor | None = None  # (B or 1, H, Tq, Tk)
     relative: Tensor | None = None  # vectors of relative positions (span, C)
@@ -64,11 +68,16 @@ class Group:
             return "causal" if self.q.positions.shape[1] > 1 else None
         if self.newest and isinstance(mask, Causal):
             return None
-        if mask is None and self.k_valid is None:
+        k_valid = self.k_valid
+        if k_valid is None and self.k_ends is not None and not isinstance(mask, Causal):
+            k_valid = self.k.positions < self.k_ends
+        if mask is None and k_valid is None and self.seen is None:
             return None
         allowed = self.q.positions.new_ones((), dtype=torch.bool) if mask is None else mask.allows(self.q, self.k)
-        if self.k_valid is not None:
-            allowed = allowed & self.k_valid[:, None, :]
+        if k_valid is not None:
+            allowed = allowed & k_valid[:, None, :]
+        if self.seen is not None:
+            allowed = allowed & self.seen
         if self.q_valid is not None:  # a padding query sees everything: its row must stay finite, nobody reads it
             allowed = allowed | ~self.q_valid[:, :, None]
         return allowed[:, None]
@@ -132,6 +141,12 @@ def rectangles(x: Tensor, lengths: Sequence[int] | None, counts: Sequence[int] |
     return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
 
 
+def begun(x: Tensor, groups: Sequence[Group]) -> list[Tensor]:
+    """Keys or values (B, H, S, D) of rows that had begun before, cut into the groups' rectangles."""
+    parts = x.split([group.q.positions.shape[0] for group in groups])
+    return [part[:, :, : group.k.positions.shape[1]] for part, group in zip(parts, groups, strict=True)]
+
+
 def spans(lengths: Sequence[int], counts: Sequence[int]) -> list[tuple[int, int]]:
     """(how many, of which length) for so many sequences at a time. Raises ValueError if their lengths differ."""
     ends = list(accumulate(counts))
@@ -158,15 +173,22 @@ def padded(
 
 
 def packed(lengths: Sequence[int], device: torch.device, cache: KVCache | None = None) -> Context:
-    """Sequences end to end, without padding; positions start at 0 in each. A `cache` must be new."""
-    groups = []
+    """Sequences end to end, without padding; positions start at 0 in each, or after what rows of `cache` begin with.
+
+    A `cache` must be new, or have just begun with as many tokens in each row.
+    """
+    held = [] if cache is None else cache.lengths
+    if held and (len(set(held)) > 1 or len(held) != len(lengths)):
+        raise ValueError(
+            "packed input starts new rows, but the cache already holds some, of other lengths; pass a new KVCache"
+        )
+    groups, start = [], held[0] if held else 0
     for n, t in runs(lengths):
-        tokens = Tokens(torch.arange(t, device=device).expand(n, t))
-        groups.append(Group(tokens, tokens, aligned=True))
+        tokens = Tokens(torch.arange(start, start + t, device=device).expand(n, t))
+        keys = Tokens(torch.arange(start + t, device=device)[None]) if start else tokens
+        groups.append(Group(tokens, keys, aligned=not start))
     positions = torch.cat([g.q.positions.reshape(-1) for g in groups])
     if cache is not None:
-        if cache.lengths:
-            raise ValueError("packed input starts new rows, but the cache already holds some; pass a new KVCache")
         cache.reserve(lengths, positions)
     return Context(positions, groups, lengths=tuple(lengths), cache=cache)
 
@@ -178,11 +200,22 @@ def cached(positions: Tensor, counts: Sequence[int], cache: KVCache) -> Context:
     keys = Tokens(torch.arange(cache.width, device=positions.device)[None])
     aligned = fresh and cache.width == positions.shape[1]
     newest = positions.shape[1] == 1 and len(set(cache.lengths)) == 1
-    return Context(positions, [Group(Tokens(positions), keys, aligned=aligned, newest=newest)], cache=cache)
+    group = Group(Tokens(positions), keys, aligned=aligned, newest=newest)
+    if min(counts) < positions.shape[1]:
+        ends = torch.tensor(list(counts), device=positions.device)[:, None]
+        group.q_valid = torch.arange(positions.shape[1], device=positions.device) < ends
+    if min(cache.lengths) < cache.width:
+        group.k_ends = torch.tensor(cache.lengths, device=positions.device)[:, None]
+    return Context(positions, [group], cache=cache)
 
 
-def with_memory(ctx: Context, memory: Tensor, valid: Tensor | None, lengths: Sequence[int] | None) -> Context:
-    """Add encoder output to look at: (B, S, C) with valid (B, S), or packed (M, C) with its lengths."""
+def with_memory(
+    ctx: Context, memory: Tensor, valid: Tensor | None, lengths: Sequence[int] | None, seen: Tensor | None = None
+) -> Context:
+    """Add encoder output to look at: (B, S, C) with valid (B, S), or packed (M, C) with its lengths.
+
+    Where not every token may look at all of its memory, `seen` (B, T, S), or packed (N, S), is true where it may.
+    """
     ctx.memory, ctx.memory_lengths = memory, None if lengths is None else tuple(lengths)
     sizes = [memory.shape[1]] * len(ctx.groups)
     if lengths is None and ctx.lengths is not None:
@@ -190,7 +223,12 @@ def with_memory(ctx: Context, memory: Tensor, valid: Tensor | None, lengths: Seq
     if lengths is not None:
         ctx.memory_counts = [group.q.positions.shape[0] for group in ctx.groups]
         sizes = [s for _, s in spans(lengths, ctx.memory_counts)]
-    for group, s in zip(ctx.groups, sizes, strict=True):
+    views: list[Tensor | None] = [None] * len(ctx.groups)
+    if seen is not None:
+        shapes = [group.q.positions.shape for group in ctx.groups]
+        parts = seen.flatten(0, -2).split([n * t for n, t in shapes])
+        views = [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
+    for group, s, view in zip(ctx.groups, sizes, views, strict=True):
         keys = Tokens(torch.arange(s, device=memory.device)[None])
-        ctx.memory_groups.append(Group(group.q, keys, None, valid if lengths is None else None))
+        ctx.memory_groups.append(Group(group.q, keys, None, valid if lengths is None else None, seen=view))
     return ctx
