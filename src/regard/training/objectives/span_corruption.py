@@ -60,19 +60,21 @@ class SpanCorruption(Seq2Seq):
         source: list[np.ndarray] = []
         goal: list[np.ndarray] = []
         place = 0
-        for number, (before, within) in enumerate(zip(kept, hidden, strict=True)):
+        for number, (before, within) in enumerate(zip(kept[:-1], hidden, strict=True)):
             mark = np.array([self.sentinel - number])
             source += [words[place : place + before], mark]
             goal += [mark, words[place + before : place + before + within]]
             place += before + within
         final = np.array([self.sentinel - len(hidden), self.eos])
-        return np.concatenate([*source, final[1:]]), np.concatenate([*goal, final])
+        return np.concatenate([*source, words[place:], final[1:]]), np.concatenate([*goal, final])
 
     def spans(self, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Lengths of hidden runs, and of the kept ones before each; all at least 1, and together `length`."""
+        """Lengths of hidden runs, and of the kept ones around them, of which the first and the last may be empty."""
         hidden = int(np.clip(round(length * self.part), 1, length - 1))
-        count = int(np.clip(round(hidden / self.mean_span), 1, min(hidden, length - hidden)))
-        return _cut(hidden, count, rng), _cut(length - hidden, count, rng)
+        count = int(np.clip(round(hidden / self.mean_span), 1, min(hidden, length - hidden + 1)))
+        kept = _cut(length - hidden + 2, count + 1, rng)
+        kept[[0, -1]] -= 1
+        return _cut(hidden, count, rng), kept
 
 
 def _cut(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
