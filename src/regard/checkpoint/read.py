@@ -133,6 +133,12 @@ def open_weights(folder: Folder) -> Weights:
     raise ValueError(f"{folder.path} holds no weights: looked for {', '.join(_FORMATS)}; there is {folder.listing()}")
 
 
+def open_file(path: Path) -> Weights:
+    """Open one file of weights that stands alone: torch's if it ends with .bin, else safetensors; errors as above."""
+    source: _Source = _Pickled(path) if path.suffix == ".bin" else _Safetensors(path)
+    return Weights(dict.fromkeys(source.names(), source), source.metadata)
+
+
 def finite(tensor: Tensor) -> bool:
     """Whether no element is NaN or infinite, found in pieces that take little memory beside the tensor."""
     if tensor.is_complex():

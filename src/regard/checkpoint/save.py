@@ -26,6 +26,9 @@ def save(model: Model, folder: str | os.PathLike[str], *, shard_bytes: int = SHA
     """
     if not model.raw:
         raise ValueError("this model was built from bricks and has no config.json; build it with regard.from_config")
+    for part in model.modules():
+        if hasattr(part, "unsaved_because"):  # what stands in a module's place says so itself
+            raise ValueError(f"this model cannot be saved as a checkpoint: {part.unsaved_because}")
     family = family_of(model.raw)
     architecture = family.architectures[model.architecture]
     table = table_for(family, Raw(model.raw), head_of(family, model.raw, architecture.head))
