@@ -18,6 +18,7 @@ from regard.nn.head import ClassifierHead, FeaturesHead, LanguageHead, SpanHead,
 from regard.nn.init import initialise
 from regard.nn.kernels import KERNELS, Unsupported, attend, attention_weights, kernel
 from regard.nn.layer import Layer, Sublayer
+from regard.nn.linear import Linear
 from regard.nn.norm import ACTIVATIONS, LayerScale, RMSNorm, TanhGate
 from regard.nn.position import rotary, rotate, sinusoids
 from regard.nn.stack import Stack
@@ -41,6 +42,7 @@ __all__ = [
     "LanguageHead",
     "Layer",
     "LayerScale",
+    "Linear",
     "Mask",
     "MoE",
     "Prefix",

@@ -9,6 +9,7 @@ from regard.config import AttentionConfig, NormConfig
 from regard.nn.build import build, builds
 from regard.nn.context import Context, Group, begun, joined, rectangles
 from regard.nn.kernels import attend
+from regard.nn.linear import Linear
 from regard.nn.position import rotate
 
 
@@ -44,10 +45,10 @@ class Attention(nn.Module):
         self.config, self.is_cross = config, memory_dim is not None
         inner, inner_kv = config.num_heads * config.head_dim, config.kv_heads * config.head_dim
         source = dim if memory_dim is None else memory_dim
-        self.q = nn.Linear(dim, inner, config.bias[0])
-        self.k = nn.Linear(source, inner_kv, config.bias[1])
-        self.v = nn.Linear(source, inner_kv, config.bias[2])
-        self.out = nn.Linear(inner, dim, config.bias[3])
+        self.q = Linear(dim, inner, config.bias[0])
+        self.k = Linear(source, inner_kv, config.bias[1])
+        self.v = Linear(source, inner_kv, config.bias[2])
+        self.out = Linear(inner, dim, config.bias[3])
         self.q_norm = self._qk_norm(config.qk_norm, inner)
         self.k_norm = self._qk_norm(config.qk_norm, inner_kv)
         self.attend = Attend(config.scale, config.softcap, config.dropout)

@@ -9,6 +9,7 @@ from regard.config import FeedForwardConfig, MoEConfig
 from regard.nn.attention import dropped
 from regard.nn.build import builds
 from regard.nn.context import Context
+from regard.nn.linear import Linear
 from regard.nn.norm import ACTIVATIONS
 
 
@@ -20,9 +21,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.config = config
         self.activation = ACTIVATIONS[config.activation]
-        self.up = nn.Linear(dim, config.hidden_dim, config.bias)
-        self.gate = nn.Linear(dim, config.hidden_dim, config.bias) if config.gated else None
-        self.down = nn.Linear(config.hidden_dim, dim, config.bias)
+        self.up = Linear(dim, config.hidden_dim, config.bias)
+        self.gate = Linear(dim, config.hidden_dim, config.bias) if config.gated else None
+        self.down = Linear(config.hidden_dim, dim, config.bias)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         y = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
@@ -40,7 +41,7 @@ class MoE(nn.Module):
     def __init__(self, config: MoEConfig, dim: int):
         super().__init__()
         self.config = config
-        self.router = nn.Linear(dim, config.num_experts, bias=False)
+        self.router = Linear(dim, config.num_experts, bias=False)
         self.experts = nn.ModuleList(FeedForward(config.expert, dim) for _ in range(config.num_experts))
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:

@@ -12,6 +12,7 @@ from regard.nn.attention import dropped
 from regard.nn.build import build, builds
 from regard.nn.cache import KVCache
 from regard.nn.context import Context, cached, packed, padded
+from regard.nn.linear import Linear
 from regard.nn.position import sinusoids
 
 
@@ -30,7 +31,7 @@ class Embedding(nn.Module):
             self.position = nn.Embedding(config.positions.size + config.positions.offset, inner)
         self.segment = nn.Embedding(config.num_types, inner) if config.num_types else None
         self.norm = build(config.norm, inner) if config.norm is not None else None
-        self.proj = nn.Linear(width, config.dim, config.project == "after") if config.width else None
+        self.proj = Linear(width, config.dim, config.project == "after") if config.width else None
 
     def forward(
         self,

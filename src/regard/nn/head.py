@@ -18,6 +18,7 @@ from regard.config import (
 from regard.nn.attention import dropped
 from regard.nn.build import build, builds
 from regard.nn.context import Context
+from regard.nn.linear import Linear
 from regard.nn.norm import ACTIVATIONS
 
 
@@ -79,7 +80,7 @@ class Transform(nn.Module):
     def __init__(self, config: TransformConfig, dim: int):
         super().__init__()
         self.dropout = config.dropout
-        self.dense = nn.Linear(dim, config.dim, config.bias)
+        self.dense = Linear(dim, config.dim, config.bias)
         self.activation = ACTIVATIONS[config.activation]
         self.norm = build(config.norm, config.dim) if config.norm is not None else None
 
@@ -108,7 +109,7 @@ class LanguageHead(nn.Module):
         super().__init__()
         self.config = config
         self.transform = build(config.transform, dim) if config.transform is not None else None
-        self.out = nn.Linear(config.transform.dim if config.transform else dim, config.vocab_size, config.bias)
+        self.out = Linear(config.transform.dim if config.transform else dim, config.vocab_size, config.bias)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) -> (..., V), for any selection of positions."""
@@ -129,7 +130,7 @@ class ClassifierHead(nn.Module):
         super().__init__()
         self.config = config
         self.transform = build(config.transform, dim) if config.transform is not None else None
-        self.out = nn.Linear(config.transform.dim if config.transform else dim, config.num_labels, config.bias)
+        self.out = Linear(config.transform.dim if config.transform else dim, config.num_labels, config.bias)
 
     def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
         x = ends.pool(hidden, self.config.pool)
@@ -144,7 +145,7 @@ class TokenHead(nn.Module):
     def __init__(self, config: TokenHeadConfig, dim: int):
         super().__init__()
         self.config = config
-        self.out = nn.Linear(dim, config.num_labels, config.bias)
+        self.out = Linear(dim, config.num_labels, config.bias)
 
     def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
         return {"logits": self.out(dropped(hidden, self.config.dropout, self.training))}
@@ -156,7 +157,7 @@ class SpanHead(nn.Module):
 
     def __init__(self, config: SpanHeadConfig, dim: int):
         super().__init__()
-        self.out = nn.Linear(dim, 2, config.bias)
+        self.out = Linear(dim, 2, config.bias)
 
     def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
         start, end = self.out(hidden).unbind(-1)
