@@ -36,7 +36,19 @@ def inputs(theirs: Any, *, other: bool = False) -> dict[str, Any]:
         found["input_ids"] = torch.stack(oracle.random_words(theirs, (9,) * rows))
     if hasattr(theirs.config, "image_token_id"):
         found["input_ids"] = with_images(theirs, found["input_ids"][:2])
+    if hasattr(theirs.config, "cross_layer_interval"):
+        found |= beside(theirs, found, draw)
     return found
+
+
+def beside(theirs: Any, found: dict[str, Any], draw: torch.Generator) -> dict[str, Any]:
+    """Three images for each row (2, T), and which of them each word sees: none, one or several; some words added."""
+    ids, seen = found["input_ids"], torch.rand(*found["input_ids"].shape, 3, generator=draw) < 0.4
+    assert {0, 1, 2} <= set(seen.sum(-1).flatten().tolist())
+    ids[:, 1 : 1 + theirs.config.additional_vocab_size] = theirs.config.vocab_size
+    ids[:, 3] += theirs.config.additional_vocab_size // 2
+    images = torch.stack([found["pixel_values"].roll(i, -1) + i for i in range(3)], 1)
+    return {"input_ids": ids, "pixel_values": images, "image_attention_mask": seen.long()}
 
 
 def with_images(theirs: Any, ids: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ device, kernel, cache, quantization, adapters) may enter. This room imports no t
 
 from regard.config.audio import CTCHeadConfig, MelConfig, WaveformConfig
 from regard.config.base import MAX_LAYERS, MAX_SIZE, Config
+from regard.config.beside import ImagesBesideConfig, ResamplerConfig, ResamplingLayerConfig
 from regard.config.layer import (
     Activation,
     AlibiConfig,
@@ -78,6 +79,7 @@ __all__ = [
     "FeedForwardConfig",
     "HeadConfig",
     "ImageTextConfig",
+    "ImagesBesideConfig",
     "InitConfig",
     "LanguageHeadConfig",
     "LayerConfig",
@@ -98,6 +100,8 @@ __all__ = [
     "PooledHeadConfig",
     "Prefix",
     "RelativeBiasConfig",
+    "ResamplerConfig",
+    "ResamplingLayerConfig",
     "RopeConfig",
     "RopeScaling",
     "Segments",

@@ -165,8 +165,10 @@ class LayerConfig(Config):
     """A layer: residual branches for attention, cross-attention and feed-forward, those that are not None.
 
     `order` places the norm: before the branch (pre), after the sum (post), at the branch's end (branch), or both
-    before it and at its end (sandwich). `parallel` feeds all branches from the same input. `memory_dim` is how wide the
-    vectors are that cross-attention looks at, if not as wide as the layer's own.
+    before it and at its end (sandwich). `scale` multiplies what a branch adds: by a learned number per channel (layer),
+    by the tanh of one learned number (tanh) or of one per channel (tanh_layer). `parallel` feeds all branches from the
+    same input. `memory_dim` is how wide the vectors are that cross-attention looks at, if not as wide as the layer's
+    own.
     """
 
     norm: NormConfig
@@ -174,7 +176,7 @@ class LayerConfig(Config):
     cross: AttentionConfig | None = None
     feed_forward: FeedForwardConfig | MoEConfig | None = None
     order: Literal["pre", "post", "branch", "sandwich"] = "pre"
-    scale: Literal["none", "layer", "tanh"] = "none"
+    scale: Literal["none", "layer", "tanh", "tanh_layer"] = "none"
     scale_init: float = 1.0
     parallel: bool = False
     memory_dim: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -93,8 +94,8 @@ class Attention(nn.Module):
         assert ctx.memory is not None, "cross-attention needs a context with memory"
         k, v = self._heads(self.k(ctx.memory), self.k_norm), self._heads(self.v(ctx.memory), None)
         ks, vs = (rectangles(part, ctx.memory_lengths, ctx.memory_counts) for part in (k, v))
-        if ctx.cache is not None and ctx.memory_lengths is None:
-            ctx.cache.keep_memory(ctx.layer, ks[0], vs[0])
+        if ctx.cache is not None and len({part.shape[2] for part in ks}) == 1:  # one length: a rectangle to keep
+            ctx.cache.keep_memory(ctx.layer, *(p[0] if len(p) == 1 else torch.cat(p) for p in (ks, vs)))
         return self._attended(q, ks, vs, ctx.memory_groups, ctx)
 
     def _heads(self, x: Tensor, norm: nn.Module | None) -> Tensor:  # (..., H * D) -> (..., H, D)

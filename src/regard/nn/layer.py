@@ -24,8 +24,8 @@ class Sublayer(nn.Module):
         self.post_norm = build(config.norm, dim) if config.order == "sandwich" else None
         self.scale: nn.Module | None = None
         if config.scale != "none":
-            init = config.scale_init
-            self.scale = LayerScale(dim, init) if config.scale == "layer" else TanhGate(init)
+            init, width = config.scale_init, 1 if config.scale == "tanh" else dim
+            self.scale = LayerScale(dim, init) if config.scale == "layer" else TanhGate(init, width)
 
     def branch(self, x: Tensor, ctx: Context) -> Tensor:
         """What the branch adds to the residual stream."""

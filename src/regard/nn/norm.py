@@ -64,11 +64,11 @@ class LayerScale(nn.Module):
 
 
 class TanhGate(nn.Module):
-    """One learned scalar on a residual branch, tanh(a), closed at the start (2204.14198)."""
+    """tanh(a) on a residual branch, one learned number or one per channel, closed at the start (2204.14198)."""
 
-    def __init__(self, init: float):
+    def __init__(self, init: float, dim: int = 1):
         super().__init__()
-        self.weight = nn.Parameter(torch.full((1,), init))
+        self.weight = nn.Parameter(torch.full((dim,), init))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight.tanh()
