@@ -11,11 +11,13 @@ import pytest
 Image = pytest.importorskip("PIL.Image")
 
 import regard  # noqa: E402
+from regard.models.registry import families  # noqa: E402
 from regard.tasks.detection import draw_boxes  # noqa: E402
 from tests.tasks.conftest import same  # noqa: E402
 from tests.tasks.seeing import VISION, Made, oracle, photo, saved  # noqa: E402
 
 LABELS = ["cat", "dog", "owl"]
+DETR = families()["detr"].tiny["detr"]
 EDGES = {"size": {"shortest_edge": 32, "longest_edge": 64}}
 
 
@@ -38,6 +40,37 @@ def test_boxes_as_the_reference_gives_them(yolos: Made) -> None:
     assert ours(images[0], threshold=1.0) == []
     with pytest.raises(ValueError, match="threshold is 2"):
         ours(images[0], threshold=2)
+
+
+@pytest.fixture(scope="module", params=["plain", "padded"])
+def detr(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """As it is, and with a processor that pads every image to one size, which the model is told by a mask."""
+    pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    config = {name: value for name, value in DETR.items() if name not in ("model_type", "num_labels")}
+    settings: dict[str, Any] = {"size": {"shortest_edge": 128, "longest_edge": 192}}
+    settings |= {"pad_size": {"height": 200, "width": 208}} if request.param == "padded" else {}
+    folder = tmp_path_factory.mktemp("detr")
+    model, images, _ = saved(folder, "DetrForObjectDetection", "Detr", settings=settings, labels=LABELS, **config)
+    torch.nn.init.normal_(model.model.query_position_embeddings.weight, std=3.0)  # each asks for something else,
+    for parameter in (*model.model.decoder.parameters(), *model.bbox_predictor.parameters()):
+        parameter.data.mul_(3.0 if parameter.ndim == 2 else 1.0)  # and gets other answers
+    model.save_pretrained(folder)
+    return model, images, folder
+
+
+def test_queries_find_boxes_as_the_reference_gives_them(detr: Made, tmp_path: Path) -> None:
+    ours, theirs = regard.pipeline("object-detection", detr[2]), oracle("object-detection", detr)
+    images = [photo(80, 120, 1), photo(200, 90, 2), photo(80, 120, 3)]
+    scores = sorted(entry["score"] for entry in theirs(images[0], threshold=0.0))
+    for threshold in (0.0, (scores[1] + scores[2]) / 2):
+        expected = [theirs(image, threshold=threshold) for image in images]
+        assert expected[0][0]["box"] != expected[0][1]["box"]
+        same(ours(images, threshold=threshold), expected)
+        same(ours(images[1], threshold=threshold), expected[1])
+    ours.save(images[0], ours(images[0], threshold=0.0), tmp_path / "boxes.png")
+    with Image.open(tmp_path / "boxes.png") as picture:
+        assert picture.size == (120, 80) and picture.convert("RGB").tobytes() != images[0].tobytes()
 
 
 FOUND: list[dict[str, Any]] = [
