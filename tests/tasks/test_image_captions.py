@@ -23,7 +23,8 @@ def blip(folder: Path, architecture: str) -> Made:
     ends = words(folder)
     text = {**SIDE, "vocab_size": len(ends), "max_position_embeddings": 64, "encoder_hidden_size": 32}
     text |= {"bos_token_id": ends.cls_token_id, "sep_token_id": ends.sep_token_id, "pad_token_id": ends.pad_token_id}
-    config = {"text_config": {**text, "eos_token_id": ends.sep_token_id}, "vision_config": VISION}
+    vision = {**VISION, "initializer_range": 0.05}  # the reference's own is 1e-10: all images would look the same
+    config = {"text_config": {**text, "eos_token_id": ends.sep_token_id}, "vision_config": vision}
     return saved(folder, architecture, "Blip", settings=SMALL, tokenizer="bert", **config)
 
 

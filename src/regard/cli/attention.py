@@ -1,4 +1,4 @@
-"""`regard attention REF TEXT_OR_IMAGE -o heads.png`: who looks at whom, in every layer and head."""
+"""`regard attention REF INPUT -o heads.png`: who looks at whom, in a text, an image, or what is written about them."""
 
 from __future__ import annotations
 
@@ -9,47 +9,107 @@ from typing import Any
 
 import typer
 
+_INPUT = "The text to read, or a file: an image for models that see, a sound for those that hear."
+_KIND = "self; cross (from what a model writes to what it reads, sees or hears: usual over sounds and for captions); "
+_KIND += "rollout (all layers in one)."
+
 
 def attention(
-    ref: str = typer.Argument(..., help="A folder, a hub id, or an embedded name."),
-    text: str = typer.Argument(..., help="The text to read, or for models that see, the image file."),
+    words: list[str] = typer.Argument(..., metavar="REF INPUT", help=f"A checkpoint. {_INPUT}"),
+    model: str = typer.Option(None, "--model", "-m", help="The checkpoint, in place of REF: a folder, hub id or name."),
     out: Path = typer.Option(Path("heads.png"), "--out", "-o", help="Where to write: .png, .svg, .pdf or .json."),
-    kind: str = typer.Option("self", help="self, cross (encoder-decoder models), or rollout (all layers in one)."),
-    target: str = typer.Option("", help="For encoder-decoder models: the output text; by default the model writes it."),
+    kind: str = typer.Option("", help=_KIND),
+    target: str = typer.Option("", help="What is written, for cross; by default the model writes it."),
     layer: int | None = typer.Option(None, help="Draw one layer only."),
     head: int | None = typer.Option(None, help="Draw one head only."),
 ) -> None:
-    """Draw attention weights as a grid of layers x heads: tokens along the edges, or maps over an image."""
+    """Draw attention weights: a grid of layers x heads with tokens along the edges, maps over an image, or for what is
+    written about a sound or an image the mean over heads, words against seconds or patches."""
     from regard.front import load
-    from regard.inspect.view import attention_of
 
     suffix = out.suffix.lower()
     if suffix not in (".png", ".svg", ".pdf", ".json"):
         raise ValueError(f"output is {str(out)!r}; allowed: a name that ends in .png, .svg, .pdf or .json")
-    model = load(ref)
-    if _sees(model, text):
-        _over_image(model, text, kind, out, (layer, head))
-        return
-    found = attention_of(model, text, kind=kind, target=target or None)
-    weights = [_one(w, head, "head", found) for w in _one(found.weights, layer, "layer", found)]
-    if suffix == ".json":
+    given = [model, *words] if model else words
+    if len(given) != 2:
+        raise ValueError(f"a checkpoint and one input are needed; got {', '.join(map(repr, given))}")
+    ref, text = given
+    loaded = load(ref)
+    if _writes_about(loaded, text, kind):
+        _written(loaded, text, kind, target or None, out, (layer, head))
+    elif _sees(loaded, text):
+        _over_image(loaded, text, kind or "self", out, (layer, head))
+    else:
+        _over_text(loaded, text, kind or "self", target or None, out, (layer, head))
+
+
+def _over_text(
+    model: Any, text: str, kind: str, target: str | None, out: Path, chosen: tuple[int | None, int | None]
+) -> None:
+    from regard.inspect.view import attention_of
+
+    found = attention_of(model, text, kind=kind, target=target)
+    weights = [_one(w, chosen[1], "head", found) for w in _one(found.weights, chosen[0], "layer", found)]
+    if out.suffix.lower() == ".json":
         data = {"rows": found.rows, "columns": found.columns, "weights": [w.tolist() for w in weights]}
         _write(out, lambda path: path.write_text(json.dumps(data)))
     else:
         from regard.inspect.draw import heads_figure
 
         figure = heads_figure(weights, found.rows, found.columns, f"{kind} attention: {text}")
-        _write(out, lambda path: figure.savefig(path, format=suffix[1:], dpi=120))
+        _write(out, lambda path: figure.savefig(path, format=out.suffix.lower()[1:], dpi=120))
     layers, heads = len(weights), weights[0].shape[0]
     typer.echo(f"wrote {out}: {layers} x {heads} (layers x heads), {len(found.rows)} x {len(found.columns)} tokens")
 
 
+def _writes_about(model: Any, text: str, kind: str) -> bool:
+    """Whether cross-attention from what the model writes about a sound or an image is meant."""
+    from regard.inspect.written import captions, hears
+
+    if hears(model):
+        return True
+    return kind in ("", "cross") and captions(model) and _sees(model, text)
+
+
+def _written(
+    model: Any, name: str, kind: str, target: str | None, out: Path, which: tuple[int | None, int | None]
+) -> None:
+    """The mean over the heads that were chosen, or that are usual; as numbers all of them."""
+    from regard.inspect.written import Written, chosen, hears, image_written, sound_written
+    from regard.tasks.media import reading
+
+    sound = hears(model)
+    if kind not in ("", "cross"):
+        raise ValueError(f"kind is {kind!r}; allowed over a sound: cross")
+    found: Written
+    with reading(name):
+        found = sound_written(model, name, target=target) if sound else image_written(model, name, target=target)
+    heads = chosen(found, *which, found.aligned if sound else found.all_heads())  # type: ignore[attr-defined]
+    if out.suffix.lower() == ".json":
+        data: dict[str, Any] = {"tokens": found.tokens, "words": found.words, "heads": heads}
+        data |= {"seconds": found.step} if sound else {}  # type: ignore[attr-defined]
+        data["weights"] = [found.weights[i][h].tolist() for i, h in heads]
+        _write(out, lambda path: path.write_text(json.dumps(data)))
+    else:
+        from regard.inspect.written_draw import sound_figure, words_figure
+
+        draw: Any = sound_figure if sound else words_figure
+        figure = draw(found, heads, f"Where it {'listened' if sound else 'looked'} for each word: {Path(name).name}")
+        _write(out, lambda path: figure.savefig(path, format=out.suffix.lower()[1:], dpi=150))
+    shape = found.weights[0].shape
+    size = f"{shape[-1] * found.step:.2f} seconds" if sound else f"{shape[-2]} x {shape[-1]} patches"  # type: ignore[attr-defined]
+    typer.echo(
+        f"wrote {out}: {len(found.words)} words x {size}, {len(heads)} heads: {' '.join(w for w, _ in found.words)}"
+    )
+
+
 def _sees(model: Any, text: str) -> bool:
-    """Whether the word is an image for this model: it reads images alone, or there is such a file."""
+    """Whether the word is an image for this model: it is asked with images alone, or there is such a file."""
+    from regard.inspect.written import captions
     from regard.tasks.parts import split
 
     parts = split(model.processor)
-    return "image_processor" in parts and ("tokenizer" not in parts or Path(text).is_file())
+    return "image_processor" in parts and ("tokenizer" not in parts or captions(model) or Path(text).is_file())
 
 
 def _over_image(model: Any, name: str, kind: str, out: Path, chosen: tuple[int | None, int | None]) -> None:

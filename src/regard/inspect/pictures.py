@@ -13,7 +13,8 @@ from regard.config.vision import PatchesConfig
 from regard.extras import need
 from regard.inspect.capture import capture
 from regard.inspect.rollout import rollout
-from regard.models.model import DualEncoder, Model
+from regard.inspect.written import shown
+from regard.models.model import DualEncoder, EncoderDecoder, Model
 
 KINDS = ("self", "rollout")
 
@@ -41,7 +42,10 @@ def image_attention_of(model: Model, source: Any, *, kind: str = "self") -> Imag
     pixels = processor(source, return_tensors="pt")["pixel_values"]
     with torch.inference_mode(), capture(model, "attention") as seen:
         values = pixels.to(model.device)
-        model.get_image_features(values) if isinstance(model, DualEncoder) else model(values)
+        if isinstance(model, EncoderDecoder):
+            model.encode(values)
+        else:
+            model.get_image_features(values) if isinstance(model, DualEncoder) else model(values)
     grid = (pixels.shape[-2] // front.patch[0], pixels.shape[-1] // front.patch[1])
     first, patches = front.before + front.registers, grid[0] * grid[1]
     weights = [w[0].float().cpu() for w in seen.attention]
@@ -51,9 +55,7 @@ def image_attention_of(model: Model, source: Any, *, kind: str = "self") -> Imag
         weights = [rollout([w[None] for w in weights])]
     looks = [w[:, 0] if front.before else w.mean(1) for w in weights]  # (H, T)
     maps = [look[:, first : first + patches].unflatten(1, grid) for look in looks]
-    shown = pixels[0].float()
-    shown = shown.expand(3, -1, -1) if shown.shape[0] == 1 else shown[:3]
-    return ImageView(maps, (shown - shown.min()) / (shown.max() - shown.min()).clamp(min=1e-6))
+    return ImageView(maps, shown(pixels[0]))
 
 
 def image_figure(weights: Sequence[Tensor], image: Tensor, title: str = "") -> Any:

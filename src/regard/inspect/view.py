@@ -11,7 +11,7 @@ from torch import Tensor
 from regard.front import load
 from regard.inspect.capture import capture
 from regard.inspect.rollout import rollout
-from regard.models.model import EncoderDecoder, Model
+from regard.models.model import DualEncoder, EncoderDecoder, Model
 
 KINDS = ("self", "cross", "rollout")
 
@@ -34,17 +34,20 @@ def attention_of(ref: str | Model, text: str, *, kind: str = "self", target: str
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; allowed: {', '.join(KINDS)}")
     model = load(ref) if isinstance(ref, str) else ref
-    if model.processor is None:
+    tokenizer = getattr(model.processor, "tokenizer", model.processor)
+    if not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise ValueError(f"{model.name or 'this model'} has no tokenizer; drawing attention over a text needs one")
     if not text:
         raise ValueError("text is empty; give some words to look at")
-    inputs = model.processor(text, return_tensors="pt")
-    tokens = model.processor.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+    inputs = tokenizer(text, return_tensors="pt")
+    tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
     if kind == "cross":
         return _cross(model, inputs, tokens, target)
     with torch.inference_mode(), capture(model, "attention") as seen:
         if isinstance(model, EncoderDecoder):
             model.encode(inputs["input_ids"], inputs["attention_mask"])
+        elif isinstance(model, DualEncoder):
+            model.get_text_features(**_known(inputs))
         else:
             model(**_known(inputs))
     if kind == "rollout":
