@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,15 +80,13 @@ def put(model: Model, planned: Plan, name: str, *, flat: bool = False) -> None:
 
 def _check(record: Adapters, config: AdapterConfig, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", name) or hasattr(nn.ModuleDict, name):
-        raise ValueError(
-            f"an adapter's name is {name!r:.80}; allowed: letters, digits, _ and -, but no word of Python's"
-        )
+        raise ValueError(f"an adapter's name is {name!r:.80}; allowed: letters, digits, _ and -, no word of Python's")
     if name in record.plans:
         raise ValueError(f"there is an adapter {name!r} already; delete it first, or take another name")
     for other, planned in record.plans.items():
         if planned.config.peft_type != config.peft_type:
             raise ValueError(
-                f"adapter {other!r} is of kind {planned.config.peft_type}; a model takes no {config.peft_type} beside it"
+                f"adapter {other!r} is of kind {planned.config.peft_type}; no {config.peft_type} goes beside it"
             )
         if "none" not in (getattr(planned.config, "bias", "none"), getattr(config, "bias", "none")):
             raise ValueError(f"adapter {other!r} trains biases (bias={planned.config.bias!r}); only one adapter can")  # type: ignore[attr-defined]
@@ -149,7 +148,7 @@ def set_active(model: Model, names: str | Sequence[str], *, train: bool = True) 
     known_adapters(record, names)
     if record.merged:
         raise ValueError(f"adapters {', '.join(record.merged)} are merged into the weights; unmerge first")
-    twice = [ours for a, b in zip(names, names[1:], strict=False) for ours in _common(record, a, b)]
+    twice = [ours for a, b in itertools.combinations(names, 2) for ours in _common(record, a, b)]
     if twice:
         raise ValueError(f"adapters {', '.join(names)} both bring their own {twice[0]}; only one of them can be active")
     if len(names) > 1 and any(isinstance(record.plans[name].config, PrefixTuningConfig) for name in names):

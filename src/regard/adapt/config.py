@@ -15,7 +15,7 @@ MAX_TOKENS = 2**16
 _BIASES = ("none", "all", "lora_only")
 
 
-class TaskType(str, enum.Enum):
+class TaskType(str, enum.Enum):  # noqa: UP042  StrEnum came with Python 3.11
     """What an adapted model is for; it says which head is trained along."""
 
     SEQ_CLS = "SEQ_CLS"
@@ -64,10 +64,8 @@ class AdapterConfig:
         return [
             *self.unless(task, "task_type", ", ".join(TaskType.__members__)),
             *self.unless(_names(self.modules_to_save), "modules_to_save", "a list of names of modules"),
-            *self.unless(
-                isinstance(self.base_model_name_or_path, (str, type(None))), "base_model_name_or_path", "text"
-            ),
-            *self.unless(isinstance(self.revision, (str, type(None))), "revision", "text"),
+            *self.unless(_text(self.base_model_name_or_path), "base_model_name_or_path", "text"),
+            *self.unless(_text(self.revision), "revision", "text"),
             *self.unless(isinstance(self.inference_mode, bool), "inference_mode", "true or false"),
         ]
 
@@ -266,6 +264,10 @@ def _whole(value: Any, low: int = 0, high: int = 2**24) -> bool:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
 
 
 def _names(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Adapters on disk: adapter_config.json and adapter_model.safetensors, as the reference library writes and reads them."""
+"""Adapters on disk: adapter_config.json and adapter_model.safetensors, as the peft library writes and reads them."""
 
 from __future__ import annotations
 
@@ -119,6 +119,8 @@ def _matched(model: Model, planned: Plan, weights: Weights) -> tuple[str, dict[s
     for key in weights.keys():  # noqa: SIM118  the order of the file
         name = _spelled(key, wanted, base, known)
         shape = tuple(weights.shape(key))
+        if name is None and _copied(key, wanted):
+            continue
         if name is None:
             problems.append(f"{key} {shape}: nothing reads it")
         elif name in base:
@@ -160,6 +162,13 @@ def _spelled(key: str, wanted: Mapping[str, object], base: Mapping[str, object],
         if len(ends) == 1:
             return ends[0]
     return None
+
+
+def _copied(key: str, wanted: Mapping[str, object]) -> bool:
+    """Whether a key only repeats a module that is trained whole, as peft writes along with all biases."""
+    module, _, last = key.rpartition(".")
+    outer, _, inner = module.rpartition(".")
+    return inner in ("modules_to_save", "original_module") and f"{outer}.{last}" in wanted
 
 
 # -------------------------------------------------------------------------------------------------- what is in a file

@@ -70,9 +70,7 @@ def _usual(model: Model, config: TargetConfig) -> list[Site]:
         wanted |= {f"{name}.down" for name, part in model.named_modules() if isinstance(part, FeedForward)}
     found = [site for site in sites(model) if wanted & set(site.ours)]
     if not found:
-        raise ValueError(
-            "target_modules is None, and this model has no attention that it could stand for; name modules"
-        )
+        raise ValueError("target_modules is None, and this model has no attention; name modules")
     return found
 
 
@@ -149,7 +147,7 @@ def _with_heads(model: Model, config: AdapterConfig) -> tuple[AdapterConfig, tup
             near = nearest(name, [n for ours, disks in known.items() for n in (ours, *disks)])
             raise ValueError(f"modules_to_save: no module's name fits {name!r}; near: {', '.join(near)}")
         found.update(dict.fromkeys(fit))
-    if usual and not found:
+    if not found and not set(usual) <= set(named):  # a file that names them means what it says
         head = [ours for ours in known if ours.startswith("head.")]
         found.update(dict.fromkeys(head))
         usual = tuple(dict.fromkeys(disk for ours in head for disk in known[ours]))

@@ -33,9 +33,9 @@ class Group:
     """A rectangle of attention: B sequences with Tq queries and Tk keys each.
 
     `q_valid`, `k_valid` (B, T) tell real tokens from padding, None meaning all real; `k_ends` (B, 1) where rows of keys
-    end, which only matters to who looks ahead. `aligned` says that queries and
-    keys are the same tokens at positions 0, 1, 2 ..., so that a kernel may treat `Causal()` by itself; `newest` that
-    each query comes after all keys, so that `Causal()` hides nothing. `seen` (B, Tq, Tk) is what this very input lets
+    end, which only matters to who looks ahead. `aligned` says that queries and keys are the same tokens at positions 0,
+    1, 2 ..., so that a kernel may treat `Causal()` by itself; `newest` that each query comes after all keys, so that
+    `Causal()` hides nothing. `seen` (B, Tq, Tk) is what this very input lets
     its queries look at, such as which of several images.
     `default_mask`, `bias` and `relative` are put there by the stack, for its layers to share.
     """
