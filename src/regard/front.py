@@ -85,3 +85,36 @@ def processor(folder: str | os.PathLike[str] | None) -> Any:
     from regard.preprocess.multimodal import read_processor  # half the cost of importing regard
 
     return read_processor(folder)
+
+
+def transformer(
+    *,
+    vocab_size: int,
+    dim: int = 512,
+    num_layers: int = 6,
+    num_heads: int = 8,
+    hidden_dim: int | None = None,
+    dropout: float = 0.1,
+    norm: str = "post",
+    target_vocab_size: int | None = None,
+    max_length: int = 5000,
+    seed: int | None = None,
+) -> Model:
+    """A new encoder-decoder of "Attention Is All You Need" (1706.03762), `num_layers` on each side.
+
+    `hidden_dim` is four times `dim` unless given; `norm` "pre" trains without warm-up (2002.04745). Ids 0, 1 and 2 are
+    padding, start and end. Raises ValueError for sizes that do not fit each other.
+    """
+    raw = {
+        "model_type": "transformer",
+        "vocab_size": vocab_size,
+        "target_vocab_size": vocab_size if target_vocab_size is None else target_vocab_size,
+        "d_model": dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "d_ff": 4 * dim if hidden_dim is None else hidden_dim,
+        "dropout": dropout,
+        "norm": norm,
+        "max_length": max_length,
+    }
+    return checkpoint.from_config(raw, head="seq2seq-lm", seed=seed)

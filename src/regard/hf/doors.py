@@ -199,8 +199,7 @@ class ModelDoor:
         )
         model.name = folder.name
         if labels:
-            model.labels = labels
-            model.raw = {**model.raw, "id2label": labels, "label2id": {label: n for n, label in labels.items()}}
+            model.name_labels(labels)
         return model
 
     def from_config(self, config: Mapping[str, Any]) -> Model:

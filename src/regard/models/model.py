@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,13 @@ class Model(nn.Module):
         if not isinstance(self.head, LanguageHead):
             raise ValueError(f"this model has a {type(self.head).__name__}, which gives no vocabulary scores")
         return self.head.logits(hidden)
+
+    def name_labels(self, labels: Mapping[int, str]) -> None:
+        """Give the classes names, which are saved with the model."""
+        self.labels = dict(labels)
+        label2id = {label: number for number, label in labels.items()}
+        self.raw = {**self.raw, "id2label": dict(labels), "label2id": label2id}
+        self.raw.pop("num_labels", None)
 
     def tie(self) -> None:
         """Make the config's tied parameters one and the same."""

@@ -15,9 +15,9 @@ from regard.training.problem import Problem
 PAD, BOS, EOS = 0, 1, 2
 _FIRST = 3
 _WORDS = (
-    "hello world the cat sat on mat a dog ran to old tree big red sun sees small bird sing in blue sky we eat bread and "
-    "drink milk you read this book near my house they walk by sea when night falls fish swim under wide green river stars "
-    "shine over quiet hills"
+    "hello world the cat sat on mat a dog ran to old tree big red sun sees small "
+    "bird sing in blue sky we eat bread and drink milk you read this book near my house "
+    "they walk by sea when night falls fish swim under wide green river stars shine over quiet hills"
 ).split()
 
 
@@ -78,5 +78,6 @@ def reverse(*, vocab_size: int = 64, length: int = 8, size: int = 20_000, seed: 
         valid=ToyRows(vocab_size, length, 500, seed + 1),
         metrics={"exact": exact_match},
         fingerprint=f"reverse-{vocab_size}-{length}-{size}-{seed}",
+        options={"learning_rate": 2e-3, "warmup": 0.1, "batch_size": 64, "weight_decay": 0.0},
         words=tuple(words),
     )

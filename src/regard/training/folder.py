@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +25,10 @@ _FREE = {"log_every", "save_every", "device", "devices", "nodes", "strategy"}
 
 
 class RunFolder:
-    """Opens or starts the folder of a run. Raises ValueError if another run lives there."""
+    """Opens or starts the folder of a run; without `resume` an earlier run there is forgotten.
+
+    Raises ValueError if another run lives there.
+    """
 
     def __init__(
         self, path: Path, config: TrainConfig, problem: Problem, model: Model, resume: bool, leader: bool = True
@@ -40,9 +44,11 @@ class RunFolder:
             "data": {"rows": len(problem.train), "fingerprint": problem.fingerprint},
         }
         file = path / "run.json"
+        if leader and not resume:
+            file.unlink(missing_ok=True)
+            self.log.path.unlink(missing_ok=True)
+            shutil.rmtree(self.states, ignore_errors=True)
         if file.exists():
-            if not resume:
-                raise ValueError(f"{path} holds a run already; choose another folder, or let it go on")
             _same_run(read_json(file), json.loads(json.dumps(record)), path)
         elif leader:
             path.mkdir(parents=True, exist_ok=True)
@@ -56,8 +62,6 @@ class RunFolder:
     def export(self, model: Model, name: str) -> None:
         """Write the model to a folder that `regard.load` opens; one built from bricks has no such form."""
         if self.leader and model.raw:
-            if self.problem.labels:
-                model.labels = dict(self.problem.labels)
             save(model, self.path / name)
 
     def draw(self) -> None:

@@ -24,6 +24,7 @@ from regard.training.data.batches import Batches, stream
 from regard.training.evaluate import evaluate
 from regard.training.folder import RunFolder
 from regard.training.memory import checkpointed
+from regard.training.objectives.choose import head_kind
 from regard.training.optimizers import build_optimizer, freeze, set_rate, unfreeze
 from regard.training.problem import Problem
 from regard.training.report import Report
@@ -78,11 +79,12 @@ def fit(
     """Train a model, in place; `options` are those of `TrainConfig`, its optimiser and its schedule, side by side.
 
     With a `folder` the run keeps its state there: the same call goes on where it was cut off, to the bit on a CPU, and
-    the trained model lies in `best` (when it was evaluated) and `last`. `show` forces the progress bar on or off.
+    the trained model lies in `best` (when it was evaluated) and `last`. Without `resume` it starts anew, and an earlier
+    run of the folder is forgotten. `show` forces the progress bar on or off.
 
     Raises ValueError for options that do not fit, a folder with another run, or a loss that is not finite.
     """
-    config = settings(config, **options)
+    config = settings(config, **({**problem.options, **options} if config is None else options))
     fabric = _fabric(config)
     store = None if folder is None else RunFolder(Path(folder), config, problem, model, resume, fabric.is_global_zero)
     return Loop(fabric, model, problem, config, store, show).run()
@@ -102,6 +104,12 @@ class Loop:
     ):
         if len(problem.train) == 0:
             raise ValueError("there is nothing to learn from: the training data has no rows")
+        kind = head_kind(model)
+        if kind is not None and kind != problem.objective.head:
+            raise ValueError(
+                f"the objective {problem.objective.name!r} needs a model with the head {problem.objective.head!r}; this "
+                f"one has {kind!r}: load it with head={problem.objective.head!r}"
+            )
         self.fabric, self.model, self.problem, self.config, self.store = fabric, model, problem, config, store
         self.width = next(model.towers()).stack.config.dim
         self.frozen = frozenset(f"model.{name}" for name in freeze(model, config.freeze))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from regard.training.base import Dataset, Objective
 from regard.training.metrics import Metric
@@ -13,7 +14,7 @@ from regard.training.metrics import Metric
 class Problem:
     """An objective with its data. `fingerprint` tells whether a run that goes on still has the same data.
 
-    `labels` are the names of classes, for the model that comes out.
+    `labels` are the names of classes, `options` the training options that suit it, where nobody asks for others.
     """
 
     objective: Objective
@@ -22,3 +23,4 @@ class Problem:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
     fingerprint: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -16,13 +16,15 @@ SIZE_LIMIT = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The parts of a recipe, each a table of the TOML file.
+    """The parts of a recipe, each a key or a table of the TOML file.
 
-    `objective`: a name, or a table with a name and options. `model`: what to start from (a folder, a hub id), or a table
-    of config.json fields for a new model. `tokenizer`: a folder, "characters", or a table {kind, vocab_size} to train
-    one. `data`: `train`, `valid`, `test` (files, or a part such as 0.1) and the names of columns. `train`: the options of
-    `TrainConfig`. `adapter`: LoRA and its relatives. `metrics`: names. `output`: the run's folder. `search`: ranges for
-    the hyper-parameter search. `about`: licence and source of the data, for the card.
+    - `objective`: a name, or a table with a name and options;
+    - `model`: what to start from (a folder, a hub id), or a table of config.json fields for a new model;
+    - `tokenizer`: a folder, "characters", or a table {kind, vocab_size} to train one;
+    - `data`: `train`, `valid`, `test` (files, or a part such as 0.1) and what their columns mean;
+    - `train`: the options of `TrainConfig`; `adapter`: LoRA and its relatives; `metrics`: names;
+    - `output`: the run's folder; `search`: ranges for the hyper-parameter search;
+    - `about`: licence and source of the data, for the card.
     """
 
     objective: str | Mapping[str, Any] = "causal-lm"
