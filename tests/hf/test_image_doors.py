@@ -11,11 +11,13 @@ import torch
 pytest.importorskip("PIL.Image")
 
 import regard.hf as hf
+from regard.models.registry import families
 from tests.hf import hub
 from tests.hf.test_snippets import run, tensor_size
 from tests.preprocess.folders import FOLDERS
 from tests.tasks.seeing import CROPPED, SMALL, TEXT, VISION, Made, photo, saved, words
 
+MASKFORMER = families()["maskformer"].tiny["maskformer"]
 PAIRS = [
     ("ViTImageProcessor", "ViTForImageClassification"),
     ("AutoImageProcessor", "AutoModelForImageClassification"),
@@ -61,6 +63,26 @@ def test_a_joined_processor(clip: Made, name: str) -> None:
         expected = clip[0](**ids, **clip[1](photo(), return_tensors="pt")).logits_per_image
         torch.testing.assert_close(model(**inputs).logits_per_image, expected, rtol=0, atol=1e-4)
     assert isinstance(hf.CLIPImageProcessor.from_pretrained(clip[2]), hf.AutoImageProcessor)
+
+
+@pytest.mark.parametrize("door", ["AutoModelForUniversalSegmentation", "MaskFormerForInstanceSegmentation"])
+def test_masks(door: str, tmp_path: Path) -> None:
+    fields = {name: value for name, value in MASKFORMER.items() if name != "model_type"}
+    settings = {"size": {"shortest_edge": 64, "longest_edge": 96}}
+    pytest.importorskip("transformers")
+    theirs, images, folder = saved(
+        tmp_path, "MaskFormerForInstanceSegmentation", "MaskFormer", settings=settings, **fields
+    )
+    model, processor = getattr(hf, door).from_pretrained(folder), hf.MaskFormerImageProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        found = model(**processor([photo(), photo(60, 40)], return_tensors="pt"))
+        expected = theirs(**images([photo(), photo(60, 40)], return_tensors="pt"))
+    for name in ("class_queries_logits", "masks_queries_logits"):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)
+    sizes = [(40, 50), (60, 40)]
+    maps = processor.post_process_semantic_segmentation(found, target_sizes=sizes)
+    for ours, other in zip(maps, images.post_process_semantic_segmentation(expected, sizes), strict=True):
+        assert torch.equal(ours, other)
 
 
 def test_a_processor_that_is_not_there(vit: Made, tmp_path: Path) -> None:

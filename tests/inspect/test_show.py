@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import regard
 from regard.cli import app
-from regard.inspect.tree import counted, tree_lines
+from regard.inspect.tree import counted, summary, tree_lines
 from regard.models.registry import families
 from regard.tasks import find_task
 from tests.checkpoint import hostile
@@ -55,6 +55,11 @@ def test_every_parameter_is_in_the_tree(reader: Path) -> None:
 def test_the_cache_is_counted_from_heads(translator: Path) -> None:
     found = json.loads(call("show", translator, "--json"))
     assert found["cache_bytes_per_token"] == 2 * 2 * 32 * 4  # keys and values of two layers of 32 floats
+
+
+def test_queries_that_are_answered_at_once_cache_nothing() -> None:
+    model = regard.from_config(dict(families()["detr"].tiny["detr"]))
+    assert model.decoder is not None and summary(model)["cache_bytes_per_token"] == 0
 
 
 def test_models_as_json_is_the_registry() -> None:

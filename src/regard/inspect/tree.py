@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from regard.config import ClassifierHeadConfig, Config, TokenHeadConfig
-from regard.models.model import Model
+from regard.models.model import Model, QueryModel
 
 
 def counted(n: float, units: str = " KMGT", step: float = 1000.0) -> str:
@@ -40,7 +40,7 @@ def summary(model: Model) -> dict[str, Any]:
 
 
 def _decoder_attentions(model: Model) -> Iterator[Any]:
-    if model.decoder is not None:
+    if model.decoder is not None and not isinstance(model, QueryModel):  # queries are all answered at once
         stack = model.config.decoder.stack  # type: ignore[union-attr]
         yield from (stack.layers[i].attention for i in stack.order if stack.layers[i].attention is not None)
 

@@ -29,7 +29,7 @@ from regard.config.vision import BoxesHeadConfig
 from regard.models._residual import Residuals, ResidualsConfig
 from regard.models.base import Raw, Rule
 from regard.models.common import head_dim
-from regard.nn import ACTIVATIONS, Attention, Context, Group, Tokens, build, builds, sinusoids
+from regard.nn import ACTIVATIONS, Attention, Context, Group, Stack, Tokens, build, builds, sinusoids
 from regard.nn.attention import dropped
 from regard.nn.context import rectangles, with_memory
 from regard.nn.head import Ends
@@ -77,6 +77,23 @@ class PlacedAttention(Attention):
         q, k = self._heads(self.q(asking), self.q_norm), self._heads(self.k(known), self.k_norm)
         v = self._heads(self.v(told), None)
         return self._attended(q, rectangles(k, None), rectangles(v, None), groups, ctx)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormedStackConfig(StackConfig):
+    """A stack whose final norm follows every layer, and the last of them twice."""
+
+
+@builds(NormedStackConfig)
+class NormedStack(Stack):
+    """(B, T, C) -> (B, T, C), as the reference runs what was trained with losses for every layer."""
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        assert self.norm is not None
+        self.prepare(ctx)
+        for ctx.layer, index in enumerate(self.config.order):
+            x = self.norm(self.layers[index](x, ctx))
+        return self.norm(x)
 
 
 # ------------------------------------------------------------------------------------------------- front-ends
@@ -249,7 +266,6 @@ def _group(dim: int, out: int) -> ConvGroup:
 
 def layers(raw: Raw, side: str) -> StackConfig:
     """The layers of a side, "encoder" or "decoder"; what the decoder leaves is normed."""
-    raw.one_of("auxiliary_loss", (False,), False)  # the reference then norms what its layers leave, and runs on with it
     dim, heads = raw.integer("d_model"), raw.integer(f"{side}_attention_heads")
     attention = PlacedAttentionConfig(
         num_heads=heads, head_dim=head_dim(raw, dim, heads), dropout=raw.rate("attention_dropout")
@@ -267,8 +283,11 @@ def layers(raw: Raw, side: str) -> StackConfig:
         feed_forward=feed_forward,
         dropout=raw.rate("dropout"),
     )
-    last = NormConfig() if side == "decoder" else None
-    return StackConfig(dim=dim, layers=(each,) * raw.layers(f"{side}_layers"), final_norm=last)
+    every, count = raw.flag("auxiliary_loss", False), raw.layers(f"{side}_layers")
+    if side == "encoder":
+        return StackConfig(dim=dim, layers=(each,) * count)
+    kind = NormedStackConfig if every else StackConfig
+    return kind(dim=dim, layers=(each,) * count, final_norm=NormConfig())
 
 
 def queries(raw: Raw, memory_dim: int) -> TowerConfig:
