@@ -23,7 +23,7 @@ class Decoding:
 
     `total` is how long the history will be at the end; the cache is reserved for it at once. A decoder whose positions
     end earlier slides: it forgets the oldest tokens and reads the rest again. `beside` is what a decoder alone reads
-    with its prompts, by name, such as images that stand among the words.
+    with its prompts, by name, such as images that stand among the words; a list has a row for each token of a prompt.
     """
 
     def __init__(self, model: Model, memory: Memory | None, total: int, beside: Mapping[str, Any] | None = None):
@@ -57,10 +57,13 @@ class Decoding:
         lengths = [row.shape[0] for row in rows]
         capacity = self.total if self.limit is None else min(self.total, self.limit)
         cache = self.cache = KVCache(capacity)
-        if len(set(lengths)) == 1:
-            last = self._hidden(torch.stack(rows), cache, **self.beside)[:, -1]
+        equal = len(set(lengths)) == 1
+        laid = torch.stack if equal else torch.cat
+        beside = {name: laid(value) if isinstance(value, list) else value for name, value in self.beside.items()}
+        if equal:
+            last = self._hidden(torch.stack(rows), cache, **beside)[:, -1]
         elif isinstance(self.model, SingleTower):
-            hidden, _ = self.model.hidden(torch.cat(rows), lengths=lengths, cache=cache, **self.beside)
+            hidden, _ = self.model.hidden(torch.cat(rows), lengths=lengths, cache=cache, **beside)
             last = hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
         else:
             ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

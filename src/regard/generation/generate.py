@@ -167,7 +167,10 @@ def _prepare(model: Model, config: GenerationConfig, inputs: Inputs, options: Ma
     vocab, width = model.head.config.vocab_size, start.ids.shape[1]
     min_new = config.min_length - width if config.min_new_tokens is None else config.min_new_tokens
     facts = Facts(width, max_new, min_new, vocab, pad, device, start.ids if source is None else source)
-    decoding = Decoding(model, memory, width + max_new, None if memory is not None else inputs.other)
+    by_token = () if memory is not None else getattr(front, "by_token", ())
+    beside: dict[str, Any] = {} if memory is not None else inputs.other
+    rows = {name: start.beside(beside[name], name, inputs.lengths) for name in by_token if name in beside}
+    decoding = Decoding(model, memory, width + max_new, {**beside, **rows})
     rules, stop = build_processors(config, facts), Stop(config, width, pad, device)
     return Job(config, decoding, start.ids, max_new, pad, vocab, rules, stop), start
 

@@ -12,10 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prompt:
-    """`shown` (B, W): as the caller gave it, ragged rows padded on the left. `ids` (B, W): left, padded with -1."""
+    """`shown` (B, W): as the caller gave it, ragged rows padded on the left. `ids` (B, W): left, padded with -1.
+
+    `real` (B, W) says which of `shown` are tokens, where they are not as in `ids`.
+    """
 
     shown: Tensor
     ids: Tensor
+    real: Tensor | None = None
 
     @property
     def longest(self) -> int:
@@ -25,6 +29,22 @@ class Prompt:
     def rows(self) -> list[Tensor]:
         """Each row's real tokens."""
         return [row[row >= 0] for row in self.ids]
+
+    def beside(self, value: Tensor, name: str, lengths: Sequence[int] | None = None) -> list[Tensor]:
+        """The rows of what the caller gave for every token, (B, W, ...), without those of padding; or of packed tokens
+        (N, ...). Raises ValueError for another shape."""
+        if lengths is not None:
+            if value.shape[:1] != (sum(lengths),):
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}; allowed: {sum(lengths)} rows, one for each token"
+                )
+            return list(value.split(list(lengths)))
+        if value.shape[:2] != self.shown.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}; it must begin as input_ids: {tuple(self.shown.shape)}"
+            )
+        real = (self.ids >= 0 if self.real is None else self.real).to(value.device)
+        return [row[keep] for row, keep in zip(value, real, strict=True)]
 
 
 def prompt(
@@ -67,7 +87,7 @@ def prompt(
     real = mask.bool()
     if bool(real.all()):
         return Prompt(ids, ids)
-    return Prompt(ids, _left([row[keep] for row, keep in zip(ids, real, strict=True)], -1, ids.shape[1], name))
+    return Prompt(ids, _left([row[keep] for row, keep in zip(ids, real, strict=True)], -1, ids.shape[1], name), real)
 
 
 def _tensor(ids: Any, name: str) -> Tensor:
