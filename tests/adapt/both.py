@@ -1,4 +1,4 @@
-"""One model of the reference library and ours from the same files, and adapters of peft's on the one, ours on the other."""
+"""One model of the reference library and ours from the same files, for adapters of peft and of ours."""
 
 from __future__ import annotations
 

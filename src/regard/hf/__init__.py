@@ -28,6 +28,8 @@ AUTO_MODELS = {
 _HOMES = {
     "pipeline": "regard",
     "GenerationConfig": "regard.hf.doors",
+    **dict.fromkeys(("LoraConfig", "IA3Config", "PrefixTuningConfig", "TaskType"), "regard.adapt"),
+    **dict.fromkeys(("get_peft_model", "PeftModel", "PeftConfig"), "regard.hf.peft"),
 }
 _SUFFIXES = ("Tokenizer", "TokenizerFast", "Config")
 _PROCESSORS = {
