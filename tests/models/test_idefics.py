@@ -10,7 +10,11 @@ from regard.nn import KVCache
 
 pytest.importorskip("transformers", reason="the reference library is not installed (extra: oracle)")
 
+from regard.models.registry import families
 from tests.models import oracle, senses
+from tests.preprocess.folders import FOLDERS
+from tests.tasks.conftest import sharpen
+from tests.tasks.seeing import photo, words
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
@@ -136,3 +140,39 @@ def test_layers_that_do_not_share_out_are_refused():
     raw = {**regard.load(folder).raw, "cross_layer_interval": 3}
     with pytest.raises(ValueError, match="cross_layer_interval is 3; allowed: a divisor of 4"):
         regard.from_config(raw)
+
+
+@torch.no_grad()
+def test_prompts_of_words_and_images_are_answered_as_by_the_reference(tmp_path):
+    """A folder with everything in it, from prompts to text."""
+    pytest.importorskip("PIL.Image")
+    import transformers
+
+    FOLDERS["llama"](tmp_path)
+    tokenizer = words(tmp_path)
+    count = len(tokenizer)
+    added = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": added, "pad_token": tokenizer.unk_token})
+    module = transformers.models.idefics.image_processing_pil_idefics
+    processor = transformers.IdeficsProcessor(module.IdeficsImageProcessorPil(image_size=32), tokenizer)
+    processor.save_pretrained(tmp_path)
+    fields = {name: value for name, value in families()["idefics"].tiny["idefics"].items() if name != "model_type"}
+    sizes = {"vocab_size": count, "additional_vocab_size": len(tokenizer) - count}
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    torch.manual_seed(2)
+    theirs = transformers.IdeficsForVisionText2Text(transformers.IdeficsConfig(**{**fields, **sizes, **ids})).eval()
+    sharpen(theirs)
+    for name, parameter in theirs.named_parameters():
+        if "alpha" in name:
+            torch.nn.init.normal_(parameter)  # open gates
+    theirs.save_pretrained(tmp_path)
+    ours = regard.load(tmp_path)
+    one, two = photo(40, 50, 1), photo(60, 33, 2)
+    prompts = [["User:", one, "What is this? ", two, "And this?"], ["User: the quick brown fox"], [two, "The dog"]]
+    expected = theirs.generate(**processor(text=prompts, return_tensors="pt"), **OPTIONS)
+    written = ours.generate(**ours.processor(text=prompts), **OPTIONS)
+    assert written.tolist() == expected.tolist()
+    decoded = ours.processor.batch_decode(written, skip_special_tokens=True)
+    assert decoded == processor.batch_decode(expected, skip_special_tokens=True)
+    other = ours.generate(**ours.processor(text=[["User:", two, "What is this? ", one, "And this?"]]), **OPTIONS)
+    assert other[0, -6:].tolist() != written[0, -6:].tolist()  # the images are looked at
