@@ -56,9 +56,9 @@ def run(
         if out is not None:
             typer.echo(f"wrote {_save(pipe, item, result, out)}", err=True)
         if as_json:
-            typer.echo(json.dumps(_plain(result), ensure_ascii=False))
+            typer.echo(json.dumps(_plain(pipe.plain(result)), ensure_ascii=False))
         else:
-            _print(item, _plain(result))
+            _print(item, _plain(pipe.shown(result)))
 
 
 def _sorted(words: list[str]) -> tuple[list[str], dict[str, Any]]:

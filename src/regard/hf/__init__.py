@@ -21,6 +21,7 @@ AUTO_MODELS = {
     "AutoModelForImageClassification": "classification",
     "AutoModelForZeroShotImageClassification": "features",
     "AutoModelForObjectDetection": "object-detection",
+    "AutoModelForSemanticSegmentation": "semantic-segmentation",
     "AutoModelForUniversalSegmentation": "universal-segmentation",
 }
 """Names that open any family, and the head that they mean."""

@@ -13,6 +13,8 @@ from torch.nn.functional import interpolate
 
 MASK2FORMER_SIZE = (384, 384)
 """Where Mask2Former's masks are compared, whatever the size of the images."""
+AT_ONCE = 2**26
+"""How many scores of pixels are scaled up together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,19 @@ def semantic(outputs: Any, how: str, target_sizes: Any) -> list[Tensor]:
     sizes = _sizes(target_sizes, classes.shape[0])
     if sizes is None:
         return list(classes.argmax(1))
-    return [_scaled(item, size).argmax(0) for item, size in zip(classes, sizes, strict=True)]
+    return [_likeliest(item, size) for item, size in zip(classes, sizes, strict=True)]
+
+
+def _likeliest(classes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scores (labels, h, w) -> (H, W), the best label everywhere; a few labels at a time, as hundreds of them at the
+    size of a photo take gigabytes."""
+    step = max(1, AT_ONCE // (size[0] * size[1]))
+    best, found = _scaled(classes[:step], size).max(0)
+    for start in range(step, classes.shape[0], step):
+        score, label = _scaled(classes[start : start + step], size).max(0)
+        better = score > best
+        best, found = torch.where(better, score, best), torch.where(better, label + start, found)
+    return found
 
 
 def instances(outputs: Any, how: str, settings: Segments, target_sizes: Any) -> list[dict[str, Any]]:

@@ -137,6 +137,14 @@ class Task(Generic[O]):
         """Results in the shape that was asked for; `called` are the options of this very call."""
         return results[0] if came == "one" else results
 
+    def plain(self, result: Any) -> Any:
+        """A result as `--json` prints it: what is no text, number, list or dict is written as one of these."""
+        return result
+
+    def shown(self, result: Any) -> Any:
+        """The same for people to read."""
+        return self.plain(result)
+
     def to_write(self, path: Path) -> dict[str, Any]:
         """Options that writing a file of this name calls for. ValueError for a name that nothing can be written to."""
         return {}

@@ -75,8 +75,10 @@ def _processor(model: Model, given: dict[str, Any], needs: tuple[str, ...]) -> A
 
 
 def head_kind(model: Model) -> str:
-    """What a model's head is for, by what it is made of."""
+    """What a model's head is for: as its class name says or, where it has none, by what it is made of."""
     config = model.config
+    if model.raw and model.architecture:
+        return family_of(model.raw, model.name).architectures[model.architecture].head
     if not isinstance(config.head, LanguageHeadConfig):
         return _KINDS.get(type(config.head), type(config.head).__name__)  # type: ignore[call-overload,no-any-return]
     if config.encoder is not None and config.decoder is not None:

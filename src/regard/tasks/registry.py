@@ -220,6 +220,15 @@ TASKS: tuple[TaskInfo, ...] = (
         needs=("image_processor",),
     ),
     TaskInfo(
+        name="image-segmentation",
+        home="segmentation:ImageSegmentation",
+        heads=("universal-segmentation", "semantic-segmentation"),
+        about="Say of every pixel what it is; -o masks.png draws it",
+        example="photo.jpg",
+        modality="image",
+        needs=("image_processor",),
+    ),
+    TaskInfo(
         name="video-classification",
         home="video:VideoClassification",
         heads=("classification",),
