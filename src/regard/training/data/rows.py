@@ -100,6 +100,8 @@ def column_of(rows: Any, name: str) -> list[Any]:
     """The values of a column of any sequence of mappings; ValueError names the first row that lacks it."""
     if isinstance(rows, Rows):
         return list(rows.column(name))
+    if name in getattr(rows, "column_names", ()):  # a datasets.Dataset, which decodes whole rows otherwise
+        return list(rows[name])
     found = []
     for i in range(len(rows)):
         row = rows[i]
