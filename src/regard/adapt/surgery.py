@@ -164,7 +164,7 @@ def find(model: Model, patterns: str | Sequence[str], field: str = "target_modul
 def _by_our_names(
     pattern: str, everything: list[Site], whole: bool, patterns: str | Sequence[str], field: str
 ) -> set[Site]:
-    found = {site for site in everything if any(_fits(pattern, name, whole) for name in site.ours)}
+    found = [site for site in everything if any(_fits(pattern, name, whole) for name in site.ours)]
     others = [patterns] if isinstance(patterns, str) else patterns
     for site in found:
         left = [name for name in site.ours if not any(_fits(other, name, whole) for other in others)]
@@ -173,7 +173,7 @@ def _by_our_names(
                 f"{field}: {pattern!r} fits only a part of {site.disk}, which the checkpoint keeps as one module; "
                 f"name {site.disk.rpartition('.')[2]!r}, or all of {', '.join(site.ours)}"
             )
-    return found
+    return set(found)
 
 
 def _fits(pattern: str, name: str, whole: bool) -> bool:
