@@ -55,7 +55,10 @@ def test_sublayer_orders(order):
     assert (sublayer.post_norm is not None) == (order == "sandwich")
 
 
-@pytest.mark.parametrize(("kind", "factor"), [("layer", 0.3), ("tanh", torch.tensor(0.3).tanh().item())])
+TANH = torch.tensor(0.3).tanh().item()
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("layer", 0.3), ("tanh", TANH), ("tanh_layer", TANH)])
 def test_branch_scales(kind, factor):
     sublayer = Sublayer(Double(), LayerConfig(norm=NormConfig(), scale=kind, scale_init=0.3), 8)
     x = torch.randn(1, 5, 8)

@@ -105,7 +105,7 @@ class ImagesBeside(Embedding):
             raise ValueError(f"pixel_values is {tuple(pixel_values.shape)} of {pixel_values.dtype}; allowed: {shape}")
         hidden, _ = self.vision(pixel_values.flatten(0, 1), interpolate_pos_encoding=resample)
         hidden = hidden if self.resampler is None else self.resampler(hidden)
-        return hidden.unflatten(0, pixel_values.shape[:2])  # type: ignore[no-any-return]
+        return hidden.unflatten(0, pixel_values.shape[:2])
 
     def _remember(self, ctx: Context, x: Tensor, seen: Tensor | None, mask: Tensor | None) -> Tensor:
         """Put images (B, images, each, C), if there are any, into memory; what each token sees of it, (..., S)."""

@@ -45,11 +45,11 @@ class VideoClassification(ImageTask[VideoLabelOptions]):
 
     def setup(self) -> None:
         front: Any = next(self.model.towers()).front.config
-        size, patch = getattr(front, "size", ()), getattr(front, "patch", ())
+        size: tuple[int, ...] = getattr(front, "size", ())
         if len(size) != 3:
             name = self.model.name or "this model"
             raise ValueError(f"{self.info.name} needs a model of video, such as VideoMAE; {name} is none")
-        self.frames, self.patch = int(size[0]), patch
+        self.frames, self.patch = size[0], front.patch
 
     def opened(self, inputs: Any) -> Inputs:
         if isinstance(inputs, (list, tuple)) and inputs and is_image(inputs[0]):
