@@ -13,7 +13,7 @@ from regard.nn import ACTIVATIONS, Context, builds
 from regard.nn.pyramid import BatchNorm, as_rows
 from regard.nn.vision import on_grid
 
-SIZES = {
+SIZES: dict[str, tuple[tuple[int, ...], bool]] = {
     "resnet18": ((2, 2, 2, 2), False),
     "resnet34": ((3, 4, 6, 3), False),
     "resnet50": ((3, 4, 6, 3), True),
@@ -170,7 +170,7 @@ def residuals(raw: Raw, *, frozen: bool) -> ResidualsConfig:
     channels = raw.integer("num_channels", 3, high=4096)
     if by_timm(raw):
         depths, bottleneck = SIZES[raw.one_of("backbone", tuple(SIZES), "resnet50")]
-        widths: tuple[int, ...] = tuple(n * (4 if bottleneck else 1) for n in (64, 128, 256, 512))
+        widths = tuple(n * (4 if bottleneck else 1) for n in (64, 128, 256, 512))
         dilated = raw.one_of("output_stride", (16, 32), 32) == 16
         if dilated and not bottleneck:
             raise ValueError(f"{raw.where}: dilation is true; allowed: false with {raw.data['backbone']}")
