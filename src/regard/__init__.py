@@ -16,7 +16,7 @@ _HOMES = {
     "capture": "regard.inspect.capture",
     "transformer": "regard.front",
     "fit": "regard.training.loop",
-    "plot_attention": "regard.inspect.pictures",
+    "plot_attention": "regard.inspect.plot",
 }
 
 _ROOMS = ("tasks", "training", "adapt", "inspect", "generation", "preprocess", "hf")
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from regard.front import load as load
     from regard.front import transformer as transformer
     from regard.inspect.capture import capture as capture
+    from regard.inspect.plot import plot_attention as plot_attention
     from regard.models.model import Model as Model
     from regard.tasks.pipeline import pipeline as pipeline
     from regard.training.loop import fit as fit

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import csv
+import gzip
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.conftest import ROOT, real
@@ -23,7 +27,7 @@ def run(snippet: str, cache: Path, folder: Path) -> str:
     }
     (path,) = real("snippets").glob(f"{snippet}_*.py")
     done = subprocess.run(
-        [sys.executable, str(path)], env=environment, cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, str(path)], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.rstrip("\n")
@@ -79,6 +83,35 @@ def test_04_auto_classes(cache, tmp_path):
     assert tensor_size(first) == (1, len(ids), 32)
     tokenizer = transformers.GPT2Tokenizer.from_pretrained(cache[1]["gpt2"])
     assert tensor_size(second) == (1, len(tokenizer("Hello").input_ids), len(tokenizer))
+
+
+def test_05_fine_tune(cache, tmp_path):
+    """`load_dataset("imdb")` finds a folder of that name; here it holds real judgements of films."""
+    pytest.importorskip("datasets", reason="datasets is not installed")
+    with gzip.open(real("data/sentiment/movie.tsv.gz"), "rt", encoding="utf-8") as file:
+        read = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = [(row[-1], int(float(row[1]) > 0)) for row in read if _number(row[1])]
+    (tmp_path / "imdb").mkdir()
+    for name, part in (("train", rows[:1100]), ("test", rows[1100:1700])):
+        with open(tmp_path / "imdb" / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *part])
+    run("05", cache[0], tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "results/log.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 125  # 1,000 rows in eights
+    assert records[-1]["valid"]["loss"] < 0.70  # chance is log 2 = 0.693, less what the bias can tell
+    import transformers
+
+    transformers.BertForSequenceClassification.from_pretrained(tmp_path / "results/last")
+
+
+def _number(text: str) -> bool:
+    return re.fullmatch(r"-?[\d.]+", text) is not None
+
+
+def test_13_from_scratch(tmp_path):
+    printed = run("13", tmp_path, tmp_path)
+    assert re.sub(r"\s", "", printed) == "tensor([[1,4,3,2]])"  # start, "world", "hello", end
+    assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_14_attention_by_hand(tmp_path):

@@ -29,6 +29,8 @@ AUTO_MODELS = {
 _HOMES = {
     "pipeline": "regard",
     "GenerationConfig": "regard.hf.doors",
+    "Trainer": "regard.hf.trainer",
+    "TrainingArguments": "regard.hf.trainer",
     **dict.fromkeys(("LoraConfig", "IA3Config", "PrefixTuningConfig", "TaskType"), "regard.adapt"),
     **dict.fromkeys(("get_peft_model", "PeftModel", "PeftConfig"), "regard.hf.peft"),
 }

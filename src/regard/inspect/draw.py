@@ -31,11 +31,12 @@ def heads_figure(
     side = max(1.6, min(6.0, 0.16 * max(len(rows), len(columns)) + 0.5))
     figure = figures.Figure(figsize=(heads * side + 1.0, layers * side + 0.8), layout="constrained")
     grid = figure.subplots(layers, heads, squeeze=False)
+    top = max(1e-6, *(float(layer.max()) for layer in weights))
     for i, layer in enumerate(weights):
         for j in range(heads):
             axis = grid[i][j]
             values = layer[j, : len(rows), : len(columns)].float().detach().cpu().numpy()
-            axis.imshow(values, cmap="magma", vmin=0.0, vmax=max(1e-6, float(values.max())), aspect="auto")
+            drawn = axis.imshow(values, cmap="viridis", vmin=0.0, vmax=top, aspect="auto")
             axis.tick_params(length=0, labelsize=5)
             axis.set_xticks(range(len(columns)), columns if i == layers - 1 else [], rotation=90)
             axis.set_yticks(range(len(rows)), rows if j == 0 else [])
@@ -44,6 +45,7 @@ def heads_figure(
             if j == heads - 1:
                 axis.yaxis.set_label_position("right")
                 axis.set_ylabel(f"layer {i}", fontsize=7)
+    figure.colorbar(drawn, ax=grid, shrink=min(1.0, 3.0 / (layers * side)), label="weight")
     note = f" (first {MAX_TOKENS} tokens)" if cut else ""
     if title or note:
         figure.suptitle(_label(title, 120) + note, fontsize=9)

@@ -22,6 +22,7 @@ def evaluate(
     """
     assert problem.valid is not None
     model.eval()
+    problem.objective.eval()
     world, rank = (1, 0) if fabric is None else (fabric.world_size, fabric.global_rank)
     device = model.device
     plan = Batches(problem.valid, batch_size=batch_size, shuffle=False, seed=0, world=world, rank=rank)

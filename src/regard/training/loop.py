@@ -107,8 +107,8 @@ class Loop:
         kind = head_kind(model)
         if kind is not None and kind != problem.objective.head:
             raise ValueError(
-                f"the objective {problem.objective.name!r} needs a model with the head {problem.objective.head!r}; this "
-                f"one has {kind!r}: load it with head={problem.objective.head!r}"
+                f"the objective {problem.objective.name!r} needs a model with the head {problem.objective.head!r}, and "
+                f"this one has {kind!r}: load it with head={problem.objective.head!r}"
             )
         self.fabric, self.model, self.problem, self.config, self.store = fabric, model, problem, config, store
         self.width = next(model.towers()).stack.config.dim
