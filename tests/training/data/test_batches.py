@@ -221,7 +221,7 @@ def test_closing_ends_the_thread() -> None:
 
     items = prefetched(endless(), 3)
     assert next(items) == 0
-    items.close()  # type: ignore[attr-defined]
+    items.close()
     assert threading.active_count() == before
     count = len(made)
     time.sleep(0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import count as counting
 from typing import Any, TypeVar
 
@@ -179,14 +179,14 @@ def stream(
     start: Position = (0, 0),
     epochs: int | None = None,
     ahead: int = 2,
-) -> Iterator[tuple[Position, Collated]]:
+) -> Generator[tuple[Position, Collated], None, None]:
     """Collated batches with the position to go on from after each, made up to `ahead` in a thread of their own.
 
     Endless, or `epochs` epochs counted from the first. What `collate` or the dataset raises is raised here. Closing
     the iterator ends the thread. `ahead` 0 makes each batch when it is asked for.
     """
 
-    def made() -> Iterator[tuple[Position, Collated]]:
+    def made() -> Generator[tuple[Position, Collated], None, None]:
         first, done = start
         for epoch in counting(first) if epochs is None else range(first, epochs):
             for index in range(done, batches.count(epoch)):
@@ -197,7 +197,7 @@ def stream(
     return made() if ahead < 1 else prefetched(made(), ahead)
 
 
-def prefetched(items: Iterator[Any], ahead: int) -> Iterator[Any]:
+def prefetched(items: Iterator[Any], ahead: int) -> Generator[Any, None, None]:
     """The same items in the same order, up to `ahead` of them made in advance by one thread.
 
     The thread begins with the first item asked for; it ends with the items, with an error, or when this is closed.

@@ -87,7 +87,7 @@ class Rows(Sequence[dict[str, Any]]):
 
     def with_column(self, name: str, values: Sequence[Any] | np.ndarray) -> Rows:
         """A column more, or another in its place."""
-        return self._with({**self._columns, name: values})
+        return self._with({**self._columns, name: values.tolist() if isinstance(values, np.ndarray) else values})
 
     def _with(self, columns: Mapping[str, Sequence[Any]]) -> Rows:
         return Rows(columns, source=self.source, problems=self.problems)

@@ -176,6 +176,17 @@ def train_tokenizer(
         trainer.special_tokens = [*tokens, *_inner(made, texts)]
     _train(made, trainer, texts, kind, len(special))
     made = _without_added(made, special)
+    _dress(made, kind, use, named)
+    config: dict[str, Any] = {**named, "model_input_names": list(USES[use].inputs)}
+    if special_tokens:
+        config["extra_special_tokens"] = list(special_tokens)
+    if max_length is not None:
+        config["model_max_length"] = max_length
+    return _opened(made, config, folder)
+
+
+def _dress(made: tokenizers.Tokenizer, kind: str, use: str, named: Mapping[str, str]) -> None:
+    """What goes around a text."""
     if USES[use].single:
         ids = [(token, made.token_to_id(token)) for token in named.values()]
         made.post_processor = processors.TemplateProcessing(
@@ -183,17 +194,6 @@ def train_tokenizer(
         )
     elif kind == "bpe":
         made.post_processor = processors.ByteLevel(trim_offsets=True)
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **named,
-        "model_input_names": list(USES[use].inputs),
-        "clean_up_tokenization_spaces": False,
-    }
-    if special_tokens:
-        config["extra_special_tokens"] = list(special_tokens)
-    if max_length is not None:
-        config["model_max_length"] = max_length
-    return _opened(made, config, folder)
 
 
 def _inner(made: tokenizers.Tokenizer, texts: Iterable[str]) -> list[str]:
@@ -252,7 +252,8 @@ def _opened(made: tokenizers.Tokenizer, config: Mapping[str, Any], folder: Any) 
     """The tokenizer as the library opens it, saved again in the way that every tokenizer is."""
     with TemporaryDirectory() as where:
         made.save(str(Path(where) / "tokenizer.json"))
-        Path(where, "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        whole = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **config}
+        Path(where, "tokenizer_config.json").write_text(json.dumps(whole), encoding="utf-8")
         tokenizer = Tokenizer.from_folder(where)
     if folder is not None:
         tokenizer.save_pretrained(folder)

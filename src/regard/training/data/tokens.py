@@ -80,8 +80,10 @@ class TokenFile(Tokens):
         if header.get("format") != FORMAT:
             raise ValueError(f"{folder} holds no tokens: its header.json is missing or of another format")
         kind, count, documents = header.get("dtype"), header.get("tokens"), header.get("documents")
-        if kind not in _DTYPES or not _whole(count) or not _whole(documents) or not count:
-            said = f"dtype {kind!r}, tokens {count!r}, documents {documents!r}"
+        if kind not in _DTYPES or not isinstance(count, int) or not isinstance(documents, int):
+            count = documents = -1
+        if not (0 < count < 1 << 48 and 0 < documents < 1 << 48):
+            said = ", ".join(f"{name} {header.get(name)!r}" for name in ("dtype", "tokens", "documents"))
             raise ValueError(f"{folder}/header.json says {said}; allowed: {', '.join(_DTYPES)}, and whole numbers")
         dtype = np.dtype(_DTYPES[kind]).newbyteorder("<")
         size = (folder / "tokens.bin").stat().st_size if (folder / "tokens.bin").is_file() else -1
@@ -144,10 +146,6 @@ class TokenFile(Tokens):
         return (TokenFile.open, (self.folder,))  # copies in other processes map the same file
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
-
-
 def _write(folder: Path, texts: Iterable[str], tokenizer: Tokenizer, said: dict[str, Any], meter: Meter) -> None:
     size = max(tokenizer.get_vocab().values(), default=0) + 1
     kind = "uint16" if size <= 1 << 16 else "uint32"
@@ -187,8 +185,13 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def ids_of(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool) -> list[list[int]]:
     """The ids of each text, of any length, with or without the tokenizer's own special tokens."""
-    options = {"return_attention_mask": False, "return_token_type_ids": False}
-    return tokenizer(list(texts), add_special_tokens=special, truncation=False, **options)["input_ids"]
+    return tokenizer(
+        list(texts),
+        add_special_tokens=special,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )["input_ids"]
 
 
 def end_of(tokenizer: Tokenizer) -> list[int]:
