@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regard.training.base import Dataset, Objective
@@ -24,3 +24,8 @@ class Problem:
     labels: Mapping[int, str] = field(default_factory=dict)
     fingerprint: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def with_valid(problem: Problem, rows: Dataset) -> Problem:
+    """The same problem, judged on other rows."""
+    return replace(problem, valid=rows)

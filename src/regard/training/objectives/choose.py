@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from regard.models.base import HeadKind
 from regard.models.model import DualEncoder, Model
 from regard.models.registry import family_of
@@ -55,9 +57,17 @@ def objective_for(model: Model, *, smoothing: float = 0.0) -> Objective:
 
 def masked_lm(model: Model, *, part: float = 0.15, whole_words: bool = False) -> MaskedLM:
     """Masked words with the mask and the special tokens of the model's tokenizer. Raises ValueError without a mask."""
-    tokenizer = getattr(model.processor, "tokenizer", model.processor)
+    tokenizer = tokenizer_of(model)
     mask = getattr(tokenizer, "mask_token_id", None)
     if mask is None:
         raise ValueError(f"{model.name or 'this model'} has no tokenizer with a mask token; masked-lm needs one")
     size = model.config.head.vocab_size  # type: ignore[attr-defined]
     return MaskedLM(mask=mask, vocab_size=size, special=tokenizer.all_special_ids, part=part, whole_words=whole_words)
+
+
+def tokenizer_of(model: Model) -> Any:
+    """The tokenizer that a model came with. Raises ValueError for a model without one."""
+    found = getattr(model.processor, "tokenizer", model.processor)
+    if not hasattr(found, "convert_tokens_to_ids"):
+        raise ValueError(f"{model.name or 'this model'} has no tokenizer, which learning from text needs")
+    return found

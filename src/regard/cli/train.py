@@ -1,0 +1,75 @@
+"""`regard train`: learn from a recipe, and go on where a run was cut off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def train(
+    recipe: str = typer.Argument(..., help="A .toml file, or an objective such as classification or causal-lm."),
+    changes: list[str] = typer.Argument(None, help="key=value over the recipe: data.train=my.csv steps=500"),
+    output: str = typer.Option("", "--output", "-o", help="The run's folder; by default runs/NAME."),
+    devices: int = typer.Option(1, help="How many devices of this machine."),
+    nodes: int = typer.Option(1, help="How many machines, started by torchrun."),
+    strategy: str = typer.Option("auto", help="auto, ddp, fsdp, deepspeed_stage_1, ..."),
+    fresh: bool = typer.Option(False, "--fresh", help="Start anew, and forget an earlier run of this folder."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Train, fine-tune or adapt a model.
+
+    regard train classification model=FOLDER data.train=my.csv
+
+    The folder of the run holds its log, its states, and the model as `best` and `last`. The same command goes on with
+    a run that was cut off.
+    """
+    from regard.training.objectives import OBJECTIVES
+    from regard.training.recipe import read_recipe
+
+    found = read_recipe(recipe, changes or [], objectives=OBJECTIVES)
+    folder = Path(output or found.output or f"runs/{Path(recipe).stem}")
+    result = run(found, folder, {"devices": devices, "nodes": nodes, "strategy": strategy}, fresh=fresh)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        typer.echo(f"{name:12} {value if isinstance(value, str) else json.dumps(value)}")
+
+
+def run(recipe: Any, folder: Path, devices: dict[str, Any], *, fresh: bool = False) -> dict[str, Any]:
+    """Build what a recipe asks for, train it, judge it on the test split; gives what there is to say."""
+    import torch
+
+    import regard
+    from regard.training.build import build
+    from regard.training.evaluate import evaluate
+    from regard.training.loop import fit
+    from regard.training.problem import with_valid
+
+    job = build(recipe)
+    for note in job.notes:
+        typer.echo(note, err=True)
+    given = {name: value for name, value in devices.items() if value != {"devices": 1, "nodes": 1}.get(name, "auto")}
+    options = {**job.problem.options, **recipe.train, **given}
+    history = fit(job.model, job.problem, folder=folder, resume=not fresh, **options)
+    result: dict[str, Any] = {"steps": history.progress.step, "seconds": round(history.progress.seconds, 1)}
+    best = next((e["valid"] for e in reversed(history.evaluations) if e["best"]), None)
+    if best is not None:
+        result["validation"] = {name: round(value, 4) for name, value in best.items()}
+    kept = folder / ("best" if (folder / "best").is_dir() else "last")
+    if job.test is not None:
+        if (kept / "model.safetensors").exists() and best is not None:
+            state = regard.load(kept, with_processor=False).state_dict()
+            job.model.load_state_dict(state)
+        with torch.inference_mode():
+            scores = evaluate(job.model, with_valid(job.problem, job.test))
+        result["test"] = {name: round(value, 4) for name, value in scores.items()}
+    return {**result, "model": str(kept)}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
+    app.command("train")(train)
