@@ -75,29 +75,30 @@ def _written(
     model: Any, name: str, kind: str, target: str | None, out: Path, which: tuple[int | None, int | None]
 ) -> None:
     """The mean over the heads that were chosen, or that are usual; as numbers all of them."""
-    from regard.inspect.written import Written, chosen, hears, image_written, sound_written
+    from regard.inspect.written import SoundWritten, chosen, hears, image_written, sound_written
     from regard.tasks.media import reading
 
-    sound = hears(model)
     if kind not in ("", "cross"):
         raise ValueError(f"kind is {kind!r}; allowed over a sound: cross")
-    found: Written
     with reading(name):
-        found = sound_written(model, name, target=target) if sound else image_written(model, name, target=target)
-    heads = chosen(found, *which, found.aligned if sound else found.all_heads())  # type: ignore[attr-defined]
+        found = (sound_written if hears(model) else image_written)(model, name, target=target)
+    sound = found if isinstance(found, SoundWritten) else None
+    heads = chosen(found, *which, found.all_heads() if sound is None else sound.aligned)
     if out.suffix.lower() == ".json":
         data: dict[str, Any] = {"tokens": found.tokens, "words": found.words, "heads": heads}
-        data |= {"seconds": found.step} if sound else {}  # type: ignore[attr-defined]
+        data |= {} if sound is None else {"seconds": sound.step}
         data["weights"] = [found.weights[i][h].tolist() for i, h in heads]
         _write(out, lambda path: path.write_text(json.dumps(data)))
     else:
         from regard.inspect.written_draw import sound_figure, words_figure
 
-        draw: Any = sound_figure if sound else words_figure
-        figure = draw(found, heads, f"Where it {'listened' if sound else 'looked'} for each word: {Path(name).name}")
+        draw: Any = words_figure if sound is None else sound_figure
+        figure = draw(
+            found, heads, f"Where it {'looked' if sound is None else 'listened'} for each word: {Path(name).name}"
+        )
         _write(out, lambda path: figure.savefig(path, format=out.suffix.lower()[1:], dpi=150))
     shape = found.weights[0].shape
-    size = f"{shape[-1] * found.step:.2f} seconds" if sound else f"{shape[-2]} x {shape[-1]} patches"  # type: ignore[attr-defined]
+    size = f"{shape[-2]} x {shape[-1]} patches" if sound is None else f"{shape[-1] * sound.step:.2f} seconds"
     typer.echo(
         f"wrote {out}: {len(found.words)} words x {size}, {len(heads)} heads: {' '.join(w for w, _ in found.words)}"
     )

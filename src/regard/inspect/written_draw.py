@@ -98,7 +98,7 @@ def words_figure(found: ImageWritten, heads: Sequence[tuple[int, int]] | None = 
         drawn = axis.imshow(
             map_.numpy(),
             cmap=_COLOURS,
-            vmin=0.0,
+            vmin=float(maps.min()),
             vmax=_top(maps),
             alpha=0.62,
             extent=(0, width, height, 0),

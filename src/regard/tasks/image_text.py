@@ -212,7 +212,7 @@ def read_prompt(processor: Processor, text: str, images: Sequence[Any], access: 
         with reading(image):
             pixels.append(load(image, **access))
     begins = processor.tokenizer.bos_token
-    options = {"add_special_tokens": False} if begins and text.startswith(begins) else {}
+    options: dict[str, Any] = {"add_special_tokens": False} if begins and text.startswith(begins) else {}
     return dict(processor(images=[pixels] if pixels else None, text=[text], return_tensors="pt", **options))
 
 
