@@ -7,7 +7,6 @@ device, kernel, cache, quantization, adapters) may enter. This room imports no t
 
 from regard.config.audio import CTCHeadConfig, MelConfig, WaveformConfig
 from regard.config.base import MAX_LAYERS, MAX_SIZE, Config
-from regard.config.beside import ImagesBesideConfig, ResamplerConfig, ResamplingLayerConfig
 from regard.config.layer import (
     Activation,
     AlibiConfig,
@@ -79,7 +78,6 @@ __all__ = [
     "FeedForwardConfig",
     "HeadConfig",
     "ImageTextConfig",
-    "ImagesBesideConfig",
     "InitConfig",
     "LanguageHeadConfig",
     "LayerConfig",
@@ -100,8 +98,6 @@ __all__ = [
     "PooledHeadConfig",
     "Prefix",
     "RelativeBiasConfig",
-    "ResamplerConfig",
-    "ResamplingLayerConfig",
     "RopeConfig",
     "RopeScaling",
     "Segments",

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regard.config import AttentionConfig, FeedForwardConfig, NormConfig, StackConfig
-from regard.config.beside import ResamplerConfig, ResamplingLayerConfig
 from regard.config.vision import PatchesConfig
+from regard.models._beside import ResamplerConfig, ResamplingLayerConfig
 from regard.models.base import Op, Raw, Rule
 from regard.nn import builds
 from regard.nn.vision import Patches

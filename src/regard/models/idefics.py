@@ -9,8 +9,8 @@ import dataclasses
 from typing import Any
 
 from regard.config import LayerConfig, ModelConfig
-from regard.config.beside import ImagesBesideConfig
 from regard.models import clip, llama
+from regard.models._beside import ImagesBesideConfig
 from regard.models._perceiver import ScaledPatchesConfig, Stacked, resampler, resampler_rules
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule, Squeeze
 from regard.models.common import head_dim

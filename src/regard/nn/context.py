@@ -35,8 +35,7 @@ class Group:
     `q_valid`, `k_valid` (B, T) tell real tokens from padding, None meaning all real; `k_ends` (B, 1) where rows of keys
     end, which only matters to who looks ahead. `aligned` says that queries and keys are the same tokens at positions 0,
     1, 2 ..., so that a kernel may treat `Causal()` by itself; `newest` that each query comes after all keys, so that
-    `Causal()` hides nothing. `seen` (B, Tq, Tk) is what this very input lets
-    its queries look at, such as which of several images.
+    `Causal()` hides nothing. `seen` (B, Tq, Tk) is what this input lets a query look at: which of several images, say.
     `default_mask`, `bias` and `relative` are put there by the stack, for its layers to share.
     """
 
@@ -173,15 +172,11 @@ def padded(
 
 
 def packed(lengths: Sequence[int], device: torch.device, cache: KVCache | None = None) -> Context:
-    """Sequences end to end, without padding; positions start at 0 in each, or after what rows of `cache` begin with.
-
-    A `cache` must be new, or have just begun with as many tokens in each row.
-    """
+    """Sequences end to end, without padding. A `cache` must be new, or have begun with as many tokens in each row;
+    positions start at 0, or after these."""
     held = [] if cache is None else cache.lengths
     if held and (len(set(held)) > 1 or len(held) != len(lengths)):
-        raise ValueError(
-            "packed input starts new rows, but the cache already holds some, of other lengths; pass a new KVCache"
-        )
+        raise ValueError("packed input starts new rows, but the cache already holds some; pass a new KVCache")
     groups, start = [], held[0] if held else 0
     for n, t in runs(lengths):
         tokens = Tokens(torch.arange(start, start + t, device=device).expand(n, t))
@@ -209,13 +204,8 @@ def cached(positions: Tensor, counts: Sequence[int], cache: KVCache) -> Context:
     return Context(positions, [group], cache=cache)
 
 
-def with_memory(
-    ctx: Context, memory: Tensor, valid: Tensor | None, lengths: Sequence[int] | None, seen: Tensor | None = None
-) -> Context:
-    """Add encoder output to look at: (B, S, C) with valid (B, S), or packed (M, C) with its lengths.
-
-    Where not every token may look at all of its memory, `seen` (B, T, S), or packed (N, S), is true where it may.
-    """
+def with_memory(ctx: Context, memory: Tensor, valid: Tensor | None, lengths: Sequence[int] | None) -> Context:
+    """Add encoder output to look at: (B, S, C) with valid (B, S), or packed (M, C) with its lengths."""
     ctx.memory, ctx.memory_lengths = memory, None if lengths is None else tuple(lengths)
     sizes = [memory.shape[1]] * len(ctx.groups)
     if lengths is None and ctx.lengths is not None:
@@ -223,12 +213,7 @@ def with_memory(
     if lengths is not None:
         ctx.memory_counts = [group.q.positions.shape[0] for group in ctx.groups]
         sizes = [s for _, s in spans(lengths, ctx.memory_counts)]
-    views: list[Tensor | None] = [None] * len(ctx.groups)
-    if seen is not None:
-        shapes = [group.q.positions.shape for group in ctx.groups]
-        parts = seen.flatten(0, -2).split([n * t for n, t in shapes])
-        views = [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
-    for group, s, view in zip(ctx.groups, sizes, views, strict=True):
+    for group, s in zip(ctx.groups, sizes, strict=True):
         keys = Tokens(torch.arange(s, device=memory.device)[None])
-        ctx.memory_groups.append(Group(group.q, keys, None, valid if lengths is None else None, seen=view))
+        ctx.memory_groups.append(Group(group.q, keys, None, valid if lengths is None else None))
     return ctx

@@ -8,16 +8,14 @@ import torch
 from regard.config import (
     AttentionConfig,
     FeedForwardConfig,
-    ImagesBesideConfig,
     LayerConfig,
     NormConfig,
-    ResamplerConfig,
-    ResamplingLayerConfig,
     StackConfig,
     TowerConfig,
 )
 from regard.config.vision import PatchesConfig
 from regard.models import model as _  # noqa: F401  registers towers
+from regard.models._beside import ImagesBesideConfig, ResamplerConfig, ResamplingLayerConfig
 from regard.nn import KVCache, TanhGate, build
 
 FREE = AttentionConfig(num_heads=2, head_dim=4, bias=(False,) * 4)

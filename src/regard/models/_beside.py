@@ -1,20 +1,31 @@
-"""Images beside words: a few vectors made of each, in a memory of which every word sees the images it is told to."""
+"""Images beside words: a few vectors made of each, in a memory of which every word sees the images it is told to.
+
+Bricks without any family's ways, to go among those of all once a second family is built of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regard.config.beside import ImagesBesideConfig, ResamplerConfig, ResamplingLayerConfig
-from regard.nn.build import build, builds
-from regard.nn.cache import KVCache
-from regard.nn.context import Context, Group, Tokens, with_memory
-from regard.nn.frontend import Embedding
-from regard.nn.layer import Layer
+from regard.config import MAX_SIZE, Config, EmbeddingConfig, LayerConfig, StackConfig, TowerConfig
+from regard.nn import Context, Embedding, Group, KVCache, Layer, Tokens, build, builds
+from regard.nn.context import with_memory
 from regard.nn.vision import on_grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResamplingLayerConfig(LayerConfig):
+    """`cross` looks at the memory and at the layer's own tokens together; the memory has a norm of its own."""
+
+    def check(self) -> None:
+        ok = self.cross is not None and self.feed_forward is not None and self.attention is None
+        self.require(ok, "cross", "given, with feed_forward and without attention")
+        self.require(self.order == "pre", "order", "'pre'")
 
 
 @builds(ResamplingLayerConfig)
@@ -32,6 +43,19 @@ class ResamplingLayer(Layer):
         return self.ffn(self.cross(x, asks), asks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResamplerConfig(Config):
+    """Any number of vectors -> `count` of them: learned queries that look at them again and again (2204.14198, 3.1)."""
+
+    count: int
+    stack: StackConfig
+
+    def check(self) -> None:
+        self.require(0 < self.count <= MAX_SIZE, "count", f"1 to {MAX_SIZE}")
+        ok = all(isinstance(layer, ResamplingLayerConfig) for layer in self.stack.layers)
+        self.require(ok, "stack", "layers that are ResamplingLayerConfig")
+
+
 @builds(ResamplerConfig)
 class Resampler(nn.Module):
     """(B, S, C) -> (B, count, C), whatever S."""
@@ -45,6 +69,17 @@ class Resampler(nn.Module):
         x = self.query.weight.expand(seen.shape[0], -1, -1)
         found: Tensor = self.stack(x, with_memory(on_grid(x, ()), seen, None, None))
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesBesideConfig(EmbeddingConfig):
+    """Words, and several images per sequence that cross-attention looks at, each word at those that it is told to.
+
+    The cross-attention must have no bias on keys and values, so that a word that sees no image adds nothing.
+    """
+
+    vision: TowerConfig
+    resampler: ResamplerConfig | None = None
 
 
 @builds(ImagesBesideConfig)
@@ -122,9 +157,13 @@ class ImagesBeside(Embedding):
         sight = self._sight(mask, x, width, images)
         memory = torch.cat([seen.flatten(1, 2), seen.new_zeros(rows, 1, seen.shape[3])], 1)
         if ctx.lengths is None:
-            with_memory(ctx, memory, None, None, sight)
+            with_memory(ctx, memory, None, None)
         else:
-            with_memory(ctx, memory.flatten(0, 1), None, [width + 1] * rows, sight)
+            with_memory(ctx, memory.flatten(0, 1), None, [width + 1] * rows)
+        shapes = [group.q.positions.shape for group in ctx.groups]
+        views = sight.flatten(0, -2).split([n * t for n, t in shapes])
+        for group, view, shape in zip(ctx.memory_groups, views, shapes, strict=True):
+            group.seen = view.unflatten(0, shape)
         return sight
 
     def _sight(self, mask: Tensor, x: Tensor, width: int, images: int) -> Tensor:
