@@ -196,6 +196,8 @@ A, B = ("base_model.model.transformer.h.0.attn.c_attn.lora_" + x for x in ("A.we
         ({"target_modules": "(("}, "target_modules is '(('"),
         ({"target_modules": ["c_atn"]}, "no module's name fits 'c_atn'; near: c_attn"),
         ({"target_modules": 7}, "target_modules is 7"),
+        ({"target_modules": "(.*a)+q"}, "allowed: a regular expression of few repeats"),
+        ({"layers_pattern": ["(a+)+"]}, "layers_pattern is ('(a+)+',)"),
         ({"r": 60000}, "make it (60000, 32)"),
         ({"layer_replication": [[0, 1]]}, "layer_replication is [[0, 1]], which this library does not do"),
         ({"modules_to_save": ["nothing"]}, "modules_to_save: no module's name fits 'nothing'"),

@@ -328,13 +328,19 @@ def combine(
         _sum(model, site, weights, name, how)
 
 
+def parts_of(model: Model, site: Site, name: str) -> list[Any]:
+    """An adapter's parts on a site, in the order of its modules; none if it is not there."""
+    found = [model.get_submodule(ours) for ours in site.ours]
+    return [m.adapters[name] for m in found if isinstance(m, Adapted) and name in m.adapters]
+
+
 @torch.no_grad()
 def _sum(model: Model, site: Site, weights: Mapping[str, float], name: str, how: str) -> None:
-    parts = [model.get_submodule(ours).adapters for ours in site.ours]  # type: ignore[union-attr]
-    mine: list[Any] = [part[name] for part in parts]
-    there = [(key, w) for key, w in weights.items() if key in parts[0]]
-    a = torch.cat([parts[0][key].a * w * parts[0][key].scaling for key, w in there])
-    b = torch.cat([site.join([part[key].b for part in parts]) for key, _ in there], 1)
+    mine = parts_of(model, site, name)
+    others = [(parts_of(model, site, key), w) for key, w in weights.items()]
+    there = [(parts, w) for parts, w in others if parts]
+    a = torch.cat([parts[0].a * w * parts[0].scaling for parts, w in there])
+    b = torch.cat([site.join([part.b for part in parts]) for parts, _ in there], 1)
     r = mine[0].a.shape[0]
     if how == "svd" and a.shape[0] > r:
         u, s, v = torch.linalg.svd(b @ a, full_matrices=False)

@@ -99,7 +99,7 @@ class TargetConfig(AdapterConfig):
     fan_in_fan_out: bool = False
 
     def problems(self) -> list[str]:
-        allowed = "a regular expression, or a list of names"
+        allowed = "a regular expression of few repeats, or a list of names"
         return [
             *super().problems(),
             *self.unless(_patterns(self.target_modules), "target_modules", allowed + ', or "all-linear"'),
@@ -138,6 +138,8 @@ class LoraConfig(TargetConfig):
         ranks = _table(self.rank_pattern) and all(_whole(r, 1, MAX_RANK) for r in self.rank_pattern.values())
         alphas = _table(self.alpha_pattern) and all(_number(a) for a in self.alpha_pattern.values())
         init = isinstance(self.init_lora_weights, bool) or self.init_lora_weights == "gaussian"
+        names = _patterns(self.layers_pattern)
+        held = ([self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern) if names else ()
         rate = _number(self.lora_dropout) and 0 <= self.lora_dropout < 1
         return [
             *super().problems(),
@@ -149,7 +151,7 @@ class LoraConfig(TargetConfig):
             *self.unless(isinstance(self.use_dora, bool), "use_dora", "true or false"),
             *self.unless(init, "init_lora_weights", 'true, false or "gaussian"'),
             *self.unless(some, "layers_to_transform", "numbers of layers, from 0"),
-            *self.unless(_patterns(self.layers_pattern), "layers_pattern", "a name, or a list of names"),
+            *self.unless(names and all(regular(p) for p in held or ()), "layers_pattern", "a name, or a list of names"),
             *self.unless(ranks, "rank_pattern", f"names and integers from 1 to {MAX_RANK}"),
             *self.unless(alphas, "alpha_pattern", "names and numbers"),
         ]
@@ -279,12 +281,36 @@ def _patterns(value: Any) -> bool:
 
 
 def regular(pattern: str) -> bool:
-    """Whether a text is a regular expression."""
+    """Whether a text is a regular expression, and one that no name keeps busy for long.
+
+    A repeat of what repeats itself, and many repeats in a row, would let a file hold the machine up.
+    """
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError):
         return False
-    return len(pattern) <= 4096
+    return len(pattern) <= 4096 and _quick(pattern)
+
+
+def _quick(pattern: str) -> bool:
+    """Whether an expression has at most 5 repeats, and no group that holds a choice or a repeat is repeated itself."""
+    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern)  # no escapes, no classes of characters
+    bare = re.sub(r"\(\?[^:)]*[:=!>]|\(\?P<\w+>", "(", bare)
+    depth: list[bool] = [False]
+    repeats = 0
+    for i, sign in enumerate(bare):
+        if sign == "(":
+            depth.append(False)
+        elif sign == ")" and len(depth) > 1:
+            loose = depth.pop()
+            if loose and bare[i + 1 : i + 2] in ("*", "+", "{"):
+                return False
+            depth[-1] |= loose
+        elif sign == "|":
+            depth[-1] = True
+        elif sign in "*+?{" and bare[i - 1 : i] not in ("*", "+", "?", "}"):
+            depth[-1], repeats = True, repeats + 1
+    return repeats <= 5
 
 
 def _table(value: Any) -> bool:

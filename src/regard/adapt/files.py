@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from regard.adapt.adapters import adapters, biases, delete, known_adapters, put, set_active
+from regard.adapt.adapters import adapters, biases, delete, known_adapters, parts_of, put, set_active
 from regard.adapt.config import AdapterConfig, LoraConfig, PrefixTuningConfig, config_from
 from regard.adapt.layers import Adapted, Trained
 from regard.adapt.lora import Lora, sizes
@@ -87,7 +87,7 @@ def load_adapter(
     if path is None:
         raise ValueError(f"{folder.path} has neither {WEIGHTS} nor {PICKLED}; it holds {folder.listing()}")
     with open_file(path) as weights:
-        where, found = _matched(model, planned, weights)
+        found = _matched(model, planned, weights)
         before = adapters(model).active
         put(model, planned, name, flat=True)
         try:
@@ -98,7 +98,6 @@ def load_adapter(
         except BaseException:
             delete(model, name)
             raise
-        del where
     set_active(model, before or (name,), train=trainable)
 
 
@@ -109,15 +108,14 @@ def _config(folder: Folder) -> AdapterConfig:
     return config_from(raw, str(folder.path / CONFIG))
 
 
-def _matched(model: Model, planned: Plan, weights: Weights) -> tuple[str, dict[str, str]]:
+def _matched(model: Model, planned: Plan, weights: Weights) -> dict[str, str]:
     """Our key for each tensor that is needed -> its key in the file. Raises one ValueError with every problem."""
     wanted = shapes(model, planned)
     base = _base_weights(model, planned)
-    known = names_on_disk(model)
     problems: list[str] = []
     found: dict[str, str] = {}
     for key in weights.keys():  # noqa: SIM118  the order of the file
-        name = _spelled(key, wanted, base, known)
+        name = _spelled(key, wanted, base)
         shape = tuple(weights.shape(key))
         if name is None and _copied(key, wanted):
             continue
@@ -141,10 +139,10 @@ def _matched(model: Model, planned: Plan, weights: Weights) -> tuple[str, dict[s
     if problems:
         more = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
         raise ValueError(f"{file} does not fit the model:\n  " + "\n  ".join([*problems[:20], *more]))
-    return file, found
+    return found
 
 
-def _spelled(key: str, wanted: Mapping[str, object], base: Mapping[str, object], known: object) -> str | None:
+def _spelled(key: str, wanted: Mapping[str, object], base: Mapping[str, object]) -> str | None:
     """A key of a file as we write it: other roots, endings and prefixes of a backbone are understood."""
     if key in wanted or key in base:
         return key
@@ -176,7 +174,8 @@ def _copied(key: str, wanted: Mapping[str, object]) -> bool:
 
 def shapes(model: Model, planned: Plan) -> dict[str, tuple[int, ...]]:
     """The tensors of an adapter's file and their shapes, known before anything is allocated."""
-    config, found = planned.config, {}
+    config = planned.config
+    found: dict[str, tuple[int, ...]] = {}
     for site in planned.sites:
         root = f"{_ROOTS[0]}{site.disk}."
         bases = [_bare(model, ours) for ours in site.ours]
@@ -202,7 +201,7 @@ def slots(model: Model, planned: Plan, name: str) -> dict[str, Slot]:
     found: dict[str, Slot] = {}
     for site in planned.sites:
         root = f"{_ROOTS[0]}{site.disk}."
-        parts = [model.get_submodule(ours).adapters[name] for ours in site.ours]  # type: ignore[union-attr, index]
+        parts = parts_of(model, site, name)
         if isinstance(planned.config, LoraConfig):
             a, b = _names(isinstance(parts[0], Lora) and is_table(_bare(model, site.ours[0])))
             found[root + a] = _slot([parts[0].a], wanted[root + a], None)

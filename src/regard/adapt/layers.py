@@ -70,10 +70,10 @@ class Adapted(Wrapped):
     def unmerge(self) -> None:
         """Give the base its own weight and bias back, bit by bit."""
         if self.kept is not None:
-            (weight, bias), self.kept = self.kept, None
-            self.base.weight.data = weight.to(self.base.weight)  # type: ignore[union-attr]
-            if bias is not None:
-                self.base.bias.data = bias.to(self.base.bias)  # type: ignore[union-attr]
+            kept, self.kept = self.kept, None
+            for own, value in zip((self.base.weight, getattr(self.base, "bias", None)), kept, strict=True):
+                if isinstance(own, nn.Parameter) and value is not None:
+                    own.data = value.to(own)
 
 
 class Trained(Wrapped):

@@ -115,7 +115,7 @@ def completed(model: Model, config: PrefixTuningConfig) -> PrefixTuningConfig:
     wrong = [
         f"{name} is {told[name]}, this model's is {mine[name]}" for name in mine if told[name] not in (None, mine[name])
     ]
-    limit = tower.front.limit
+    limit: int | None = tower.front.limit  # type: ignore[assignment]
     if limit is not None and config.num_virtual_tokens >= limit:
         wrong.append(f"num_virtual_tokens is {config.num_virtual_tokens}, this model has {limit} positions in all")
     if wrong:

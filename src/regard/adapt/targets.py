@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -56,9 +56,8 @@ def plan(model: Model, config: AdapterConfig) -> Plan:
         kept = [site for site in kept if _in_layers(site.disk, config)]
     if not kept:
         raise ValueError("target_modules, exclude_modules, modules_to_save and layers_to_transform leave no module")
-    config = config.replace(
-        **_spelled(model, config, chosen, default is not None), fan_in_fan_out=_transposed(model, kept)
-    )
+    names = _spelled(model, config, chosen, default is not None)
+    config = replace(config, **names, fan_in_fan_out=_transposed(model, kept))  # type: ignore[arg-type]
     return Plan(config, tuple(kept), _inputs(model, config, kept), saved)
 
 
@@ -93,10 +92,10 @@ def _spelled(model: Model, config: TargetConfig, chosen: list[Site], default: bo
             wide = {site.disk for site in chosen if down & set(site.ours)}
             changes["feedforward_modules"] = tuple(sorted({n.rpartition(".")[2] for n in wide} if short else wide))
         return changes
-    patterns = config.target_modules
-    whole = isinstance(patterns, str)
-    of_disk = {name for name in disk if any(_fits_disk(p, name, whole) for p in ([patterns] if whole else patterns))}  # type: ignore[union-attr]
-    if of_disk != disk or (not whole and any(set(p) & set("*?[") for p in patterns)):  # type: ignore[union-attr]
+    whole = isinstance(config.target_modules, str)
+    patterns: list[str] = [config.target_modules] if whole else list(config.target_modules or ())  # type: ignore[list-item]
+    of_disk = {name for name in disk if any(_fits_disk(p, name, whole) for p in patterns)}
+    if of_disk != disk or (not whole and any(set(p) & set("*?[") for p in patterns)):
         changes["target_modules"] = tuple(sorted(disk))
     return changes
 
