@@ -68,5 +68,10 @@ def test_pictures_are_written(photos: Path, tmp_path: Path, vit: Made) -> None:
     (tmp_path / "all").mkdir()
     command("object-detection", photos, "-m", model, "-o", tmp_path / "all")
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["0.png", "1.png", "2.png"]
+    before = (photos / "1.png").read_bytes()
+    for target in (photos, photos / "1.png"):
+        with pytest.raises(ValueError, match=r"would write over .*1\.png' itself"):
+            command("object-detection", photos / "1.png", "-m", model, "-o", target)
+    assert (photos / "1.png").read_bytes() == before
     with pytest.raises(ValueError, match="image-classification writes no files"):
         command("image-classification", photos / "0.png", "-m", vit[2], "-o", out)

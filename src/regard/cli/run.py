@@ -143,8 +143,10 @@ def _names(pipe: Any, words: list[str]) -> Iterator[str]:
 
 
 def _save(pipe: Any, item: Any, result: Any, out: Path) -> Path:
-    """Write one result; into a folder under the name of its item."""
+    """Write one result; into a folder under the name of its item. ValueError where that is the item itself."""
     target = out / f"{Path(str(item)).stem}{pipe.suffix}" if out.is_dir() else out
+    if item and target.exists() and Path(str(item)).exists() and target.samefile(str(item)):
+        raise ValueError(f"--out would write over {str(item)!r} itself; give another name or folder")
     pipe.save(item, result, target)
     return target
 
