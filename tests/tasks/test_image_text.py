@@ -247,3 +247,37 @@ def test_models_that_see_nothing_are_refused(make: Any) -> None:
 def test_half_precision(talker: Talker, files: list[str]) -> None:
     found = regard.pipeline("image-text-to-text", talker[2], dtype="bfloat16")(files[0], ASKED, **GREEDY)
     assert found[0]["generated_text"].startswith(ASKED) and len(found[0]["generated_text"]) > len(ASKED)
+
+
+def test_prompts_in_which_images_alternate_with_text(tmp_path: Path) -> None:
+    """IDEFICS takes images without places for them in the text."""
+    transformers = pytest.importorskip("transformers")
+    FOLDERS["llama"](tmp_path)
+    tokens = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
+    tokenizer = words(tmp_path)
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens, "pad_token": "<pad>"})
+    images = transformers.models.idefics.image_processing_pil_idefics.IdeficsImageProcessorPil(image_size=24)
+    processor = transformers.IdeficsProcessor(images, tokenizer)
+    processor.save_pretrained(tmp_path)
+    sight = {"embed_dim": 32, "image_size": 24, "patch_size": 8, "intermediate_size": 48}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.IdeficsConfig(
+        **{"hidden_size": 32, "intermediate_size": 48, **layers, "use_resampler": False, "cross_layer_interval": 1},
+        **{"vocab_size": len(tokenizer) - 3, "additional_vocab_size": 3, "pad_token_id": tokenizer.pad_token_id},
+        **{"alpha_type": "vector", "alpha_initializer": "ones", "vision_config": {**sight, **layers}},
+        **{"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id},
+    )
+    torch.manual_seed(0)
+    model = transformers.IdeficsForVisionText2Text(config).eval()
+    sharpen(model)
+    for name, parameter in model.named_parameters():
+        if "gated_cross_attn" in name and parameter.ndim == 2:
+            parameter.data.mul_(4)  # so that the image matters
+    model.save_pretrained(tmp_path)
+    pipe = transformers.pipeline("image-text-to-text", model=model, processor=processor, device="cpu")
+    ours = regard.pipeline("image-text-to-text", tmp_path)
+    asked = ["User: What is this?", "And the fox?"]
+    expected = [pipe(images=[photo(seed=i)], text=[asked[i]], generate_kwargs=GREEDY)[0] for i in (0, 1)]
+    assert ours(photo(), asked[0], **GREEDY) == expected[:1]
+    assert ours(images=[photo(seed=0), photo(seed=1)], text=asked, **GREEDY) == expected
+    assert len({ours(photo(seed=i), asked[0], **GREEDY)[0]["generated_text"] for i in range(4)}) > 1

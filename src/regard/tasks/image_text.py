@@ -213,6 +213,8 @@ def read_prompt(processor: Processor, text: str, images: Sequence[Any], access: 
             pixels.append(load(image, **access))
     begins = processor.tokenizer.bos_token
     options: dict[str, Any] = {"add_special_tokens": False} if begins and text.startswith(begins) else {}
+    if processor.kind.interleaves:  # images come before what is said of them, as the reference puts a single one
+        return dict(processor(text=[[*pixels, text]], return_tensors="pt"))
     return dict(processor(images=[pixels] if pixels else None, text=[text], return_tensors="pt", **options))
 
 
