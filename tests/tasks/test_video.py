@@ -195,8 +195,11 @@ def test_a_model_of_images_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     config = {**SIDE, "image_size": 32, "patch_size": 8}
     folder = saved(tmp_path, "ViTForImageClassification", "ViT", settings={}, labels=LABELS, **config)[2]
-    with pytest.raises(ValueError, match="video-classification needs a"):
+    with pytest.raises(ValueError, match="reads image; video-classification needs a model that reads videos"):
         regard.pipeline("video-classification", folder)
+    film = made(tmp_path / "film", "timesformer")[2]
+    with pytest.raises(ValueError, match="reads video; image-classification needs a model that reads images"):
+        regard.pipeline("image-classification", film)
 
 
 def test_the_command(videomae: Made, tmp_path: Path) -> None:

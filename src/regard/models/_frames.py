@@ -12,6 +12,7 @@ from regard.config import Config, LayerConfig
 from regard.config.vision import PatchesConfig
 from regard.nn import Context, Layer, Sublayer, build, builds
 from regard.nn.attention import dropped
+from regard.nn.linear import Linear
 from regard.nn.vision import Patches, on_grid
 
 
@@ -97,7 +98,7 @@ class DividedLayer(Layer):
         super().__init__(config, dim)
         assert config.attention is not None
         self.time = Sublayer(build(config.attention, dim), config, dim)
-        self.time_out = nn.Linear(dim, dim)
+        self.time_out = Linear(dim, dim)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         assert ctx.grid is not None

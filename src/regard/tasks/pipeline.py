@@ -108,7 +108,7 @@ def _load(
         raise ValueError(f"{_wrong_head(info, folder.name, names[0], held)}; {error}") from None
 
 
-_SENSES = {"image": "image", "audio": "sound"}
+_SENSES = {"image": "image", "video": "video", "audio": "sound"}
 
 
 def _check_sense(info: TaskInfo, model: Model) -> None:
@@ -117,7 +117,7 @@ def _check_sense(info: TaskInfo, model: Model) -> None:
     if sense is None or not model.raw:
         return
     reads = family_of(model.raw, model.name).reads
-    if sense not in reads and not (sense == "image" and "video" in reads):
+    if sense not in reads:
         raise ValueError(
             f"{model.name or 'this model'}: a {model.architecture} reads {' and '.join(reads)}; {info.name} needs "
             f"a model that reads {sense}s"
