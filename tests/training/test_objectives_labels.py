@@ -12,6 +12,7 @@ from torch import Tensor
 
 import regard
 from regard.models.registry import families
+from regard.nn.attention import Attend
 from regard.training.losses import IGNORE
 from regard.training.objectives import CTC, Classification, QuestionAnswering, TokenClassification
 from regard.training.objectives.classification import Kind
@@ -270,6 +271,39 @@ def test_what_is_heard_are_the_best_letters_without_repetitions() -> None:
         best = theirs(input_values=torch.tensor(row["input_values"])[None].double()).logits[0].argmax(-1).tolist()
         slow = [b for a, b in zip([None, *best[:-1]], best, strict=True) if b != a and b != 0]
         assert text == tuple(slow) and goal == tuple(row["labels"].tolist())
+
+
+def test_runs_of_moments_are_hidden_while_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ours = pair("wav2vec2", "wav2vec2", "Wav2Vec2ForCTC")
+    rows = recordings((1000, 3000, 2000, 2000))
+    objective = CTC(mask_part=0.2, mask_span=5)
+    batch = collate(objective, rows)
+    assert torch.equal(objective(ours, batch), CTC()(ours, batch))  # in evaluation nothing is hidden
+    moments = [ours.encoder.front.frames(n) for n in batch.inputs["lengths"]]
+    shares = []
+    for _ in range(300):
+        for row, count in zip(objective.masks(ours, batch.inputs), moments, strict=True):
+            assert not row[count:].any()
+            ends = np.flatnonzero(np.diff(np.concatenate([[0], row.numpy(), [0]]).astype(int)))
+            assert all(b - a >= 5 for a, b in zip(ends[::2], ends[1::2], strict=True))
+            shares.append(float(row[:count].float().mean()))
+    assert 0.8 * 0.2 < np.mean(shares) < 0.2  # some runs overlap
+    torch.manual_seed(1)
+    hidden = objective.masks(ours, batch.inputs)
+    total = 0.0
+    for i, (sound, n) in enumerate(
+        zip(batch.inputs["input_values"].split(batch.inputs["lengths"]), moments, strict=True)
+    ):
+        features = ours(sound[None], mask_time_indices=hidden[i : i + 1, :n]).logits
+        target = batch.targets["labels"].split(batch.targets["counts"])[i][None]
+        log_p = features.log_softmax(-1).transpose(0, 1)
+        total += float(F.ctc_loss(log_p, target, (n,), (target.shape[1],), reduction="sum").detach())
+    monkeypatch.setattr(F, "dropout", lambda x, *_, **__: x)
+    for module in ours.train().modules():
+        if isinstance(module, Attend):
+            module.kernel = "eager"  # the fused kernel drops inside
+    torch.manual_seed(1)
+    assert objective(ours, batch).item() == pytest.approx(total, rel=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ errors

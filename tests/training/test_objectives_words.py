@@ -16,6 +16,7 @@ from regard.models.registry import families
 from regard.training.losses import IGNORE
 from regard.training.objectives import CausalLM, Denoising, MaskedLM, Seq2Seq, SpanCorruption
 from regard.training.softmax import AdaptiveSoftmax, HierarchicalSoftmax, SampledSoftmax
+from tests.models import senses
 from tests.training.lessons import collate, loss, padded, pair, parts_add_up, words
 
 RAGGED = (7, 11, 3, 11, 2)
@@ -73,6 +74,21 @@ def test_a_row_may_be_one_longer_than_the_model_takes_and_no_more() -> None:
     assert loss(CausalLM(), ours, [{"input_ids": words((41,))[0]}]).isfinite()
     with pytest.raises(ValueError, match="takes at most 40"):
         loss(CausalLM(), ours, [{"input_ids": words((42,))[0]}])
+
+
+def test_words_beside_images_as_the_reference_counts_them() -> None:
+    theirs, ours = pair("llava", "llava", "LlavaForConditionalGeneration")
+    draw = np.random.default_rng(0)
+    rows, total = [], 0.0
+    for length in (9, 12, 9):
+        ids = senses.with_images(theirs, torch.tensor(words((length,), seed=length)[0])[None])
+        image = draw.standard_normal((3, 32, 32)).astype(np.float32)
+        labels = ids.masked_fill(ids == theirs.config.image_token_id, IGNORE)
+        out = theirs(input_ids=ids, pixel_values=torch.tensor(image)[None].double(), labels=labels)
+        total += float(out.loss.detach()) * int((labels[:, 1:] != IGNORE).sum())
+        rows.append({"input_ids": ids[0].numpy(), "labels": labels[0].numpy(), "pixel_values": image})
+    assert loss(CausalLM(), ours, rows).item() == pytest.approx(total, rel=1e-5)
+    parts_add_up(CausalLM(), ours, rows, 1)
 
 
 def test_what_is_said_are_the_likeliest_words() -> None:

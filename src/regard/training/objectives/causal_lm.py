@@ -25,7 +25,7 @@ class CausalLM(Words):
 
     def collate(self, rows: Sequence[Row], rng: np.random.Generator) -> Batch:
         words = ids(rows)
-        labels = ids(rows, "labels") if rows and "labels" in rows[0] else words
+        labels = ids(rows, "labels") if "labels" in rows[0] else words
         same_lengths(words, labels, "labels")
         order = by_size([len(row) for row in words])
         nothing = np.array([IGNORE])

@@ -71,7 +71,7 @@ class SentencePairs(Objective):
 
     def collate(self, rows: Sequence[Row], rng: np.random.Generator) -> Batch:
         texts = ids(rows) + ids(rows, "positive_ids")
-        if rows and "negative_ids" in rows[0]:
+        if "negative_ids" in rows[0]:
             texts += ids(rows, "negative_ids")
         order = by_size([len(text) for text in texts])
         inputs = laid_out("input_ids", [texts[i] for i in order])

@@ -47,7 +47,7 @@ class MaskedLM(Words):
 
     def collate(self, rows: Sequence[Row], rng: np.random.Generator) -> Batch:
         words = ids(rows)
-        if rows and "labels" in rows[0]:
+        if "labels" in rows[0]:
             labels = ids(rows, "labels")
             same_lengths(words, labels, "labels")
         else:

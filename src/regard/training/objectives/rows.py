@@ -32,7 +32,9 @@ def array(rows: Sequence[Row], i: int, key: str, *, axes: int | None = None, who
 
 
 def ids(rows: Sequence[Row], key: str = "input_ids") -> list[np.ndarray]:
-    """Every row's ids (n,), at least one of them."""
+    """Every row's ids (n,), at least one of them. Raises ValueError without any row, or for a bad one."""
+    if not rows:
+        raise ValueError("a batch of 0 rows; allowed: at least 1")
     return [array(rows, i, key, axes=1, whole=True) for i in range(len(rows))]
 
 
@@ -134,7 +136,8 @@ def outputs(model: Model, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], li
 
 
 def with_added(loss: Tensor, losses: Sequence[Tensor], count: int) -> Tensor:
-    """A sum over `count` items, and what layers add to its mean."""
+    """A sum over `count` items, and what layers add to its mean; that is measured batch by batch, so the mean over
+    several batches is weighted by their counts, and is not quite that of one large batch."""
     return loss + count * torch.stack(list(losses)).sum() if losses else loss
 
 

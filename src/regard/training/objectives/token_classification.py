@@ -37,7 +37,7 @@ class TokenClassification(Objective):
 
     def collate(self, rows: Sequence[Row], rng: np.random.Generator) -> Batch:
         words, labels = ids(rows), ids(rows, "labels")
-        if rows and "word_ids" in rows[0]:
+        if "word_ids" in rows[0]:
             numbers = ids(rows, "word_ids")
             same_lengths(words, numbers, "word_ids")
             labels = [
