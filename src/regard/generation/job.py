@@ -60,4 +60,4 @@ class Written:
 
 def spare(done: list[bool]) -> bool:
     """Whether so many rows are finished that moving the others together is worth a copy of the cache."""
-    return sum(done) * 8 >= len(done)
+    return sum(done) * 4 >= len(done)

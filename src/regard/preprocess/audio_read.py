@@ -76,6 +76,13 @@ def stream(
             yield np.concatenate(waiting)
 
 
+def duration(source: Source, *, allow_hosts: Collection[str] = ()) -> float | None:
+    """The seconds of a sound file as it says itself, unread; None where the format does not. ValueError as `read`."""
+    with opened(source, limit=MAX_AUDIO_BYTES, allow_hosts=allow_hosts) as (file, name):
+        blocks = _Blocks(file, name, None, float("inf"))
+        return blocks.claimed / blocks.own_rate if blocks.claimed < 2**62 else None
+
+
 class _Blocks:
     """The samples of an open file, block by block, in one channel at `rate`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .audio import AudioProcessor
 from .audio_features import LogMel
-from .audio_read import mono, read, resample, stream
+from .audio_read import duration, mono, read, resample, stream
 from .media import is_source
 
 BLOCK_SECONDS = 30.0
@@ -52,6 +53,11 @@ class Recording:
     def seconds(self) -> float | None:
         """How long it lasts, where that is known without reading it."""
         return None if self.samples is None else len(self.samples) / self.rate
+
+    @functools.cached_property
+    def lasts(self) -> float | None:
+        """About how long it lasts: known, or as its file says; None where that says nothing."""
+        return duration(self.source, allow_hosts=self.hosts) if self.samples is None else self.seconds
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Its samples from the beginning, some seconds at a time."""

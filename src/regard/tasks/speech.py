@@ -14,13 +14,13 @@ from regard.generation.config import GenerationConfig
 from regard.models.model import EncoderDecoder, SingleTower
 from regard.preprocess.audio_stream import MelFrames, Recording
 from regard.preprocess.ctc import CTCTokenizer
-from regard.tasks import ctc, subtitles
+from regard.tasks import chunks, ctc, subtitles
 from regard.tasks.base import Piece
 from regard.tasks.marks import Marks, read_marks
 from regard.tasks.media import MediaOptions
 from regard.tasks.options import read_options
 from regard.tasks.progress import Meter
-from regard.tasks.sounds import ROWS, SoundTask, weight
+from regard.tasks.sounds import MOMENTS, ROWS, SoundTask, weight
 from regard.tasks.spoken import SPOKEN, UNSPACED
 from regard.tasks.transcribe import Manner, Transcriber
 from regard.tasks.transcript import Segment, words
@@ -37,8 +37,9 @@ class SpeechOptions(MediaOptions):
     For models that write: `language`, `task` ("translate" into English), `prompt` (words that come before), and as in
     `regard.tasks.transcribe.Manner` `temperature` (one or several), the thresholds and `condition_on_prev_tokens`; all
     options of `generate` too, also within `generate_kwargs`.
-    For models of moments: `chunk_length_s` seconds in a window (0: one for all up to a minute, else of 30), of which
-    `stride_length_s` on both sides (or left and right) overlap; `num_beams` for prefix beam search.
+    `chunk_length_s` cuts recordings into windows of so many seconds, of which `stride_length_s` on both sides (or left
+    and right) overlap, `batch_size` at a time. With 0 models that write seek through a recording, in order; models of
+    moments hear up to a minute at once, else windows of 30. `num_beams`: for these, of prefix beam search.
     """
 
     return_timestamps: bool | Literal["word", "char"] = False
@@ -122,8 +123,19 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
         else:
             if options.return_timestamps == "char":
                 raise ValueError("return_timestamps is 'char'; allowed for this model: True, 'word'")
+            if options.chunk_length_s:
+                self._check_windows(options)
             self.manner(options)
         return options
+
+    def _check_windows(self, options: SpeechOptions) -> None:
+        """Refuse what a model that writes cannot do in windows that overlap."""
+        window, asked = self.feature_extractor.settings["chunk_length"], options.chunk_length_s
+        if asked > window:
+            raise ValueError(f"chunk_length_s is {asked:g}; allowed for this model: at most {window}, or 0 to seek")
+        for name in ("return_timestamps", "condition_on_prev_tokens"):
+            if getattr(options, name):
+                raise ValueError(f"{name} is {getattr(options, name)!r} with chunk_length_s; leave one of them out")
 
     def manner(self, options: SpeechOptions) -> Manner:
         """The options as a model that writes takes them, checked."""
@@ -152,14 +164,13 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
     def pieces(self, item: Any, options: SpeechOptions) -> list[Piece]:
         recording = self.recording(item, options)
         note: Any = recording
-        if self.transcriber is not None:
+        if self.transcriber is not None and not options.chunk_length_s:
             note = MelFrames(recording, self.feature_extractor)
         return [Piece(size=weight(recording), note=note)]
 
     def watched(self, pieces: Sequence[Piece], options: SpeechOptions, meter: Meter) -> list[Any]:
-        total = sum(piece.length for piece in pieces) / 50
-        if self.transcriber is not None:
-            total = sum(p.note.total * p.note.hop / p.note.recording.rate for p in pieces)
+        recordings = [getattr(piece.note, "recording", piece.note) for piece in pieces]
+        total = sum(r.lasts or p.length / MOMENTS for r, p in zip(recordings, pieces, strict=True))
         done = 0.0
 
         def progress(seconds: float) -> None:
@@ -168,6 +179,20 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
             meter.partly(len(pieces) * min(1.0, done / total))
 
         rows = options.batch_size or ROWS
+        if self.transcriber is not None and options.chunk_length_s:
+            return [
+                chunks.transcribe(
+                    self.transcriber,
+                    recording,
+                    self.feature_extractor,
+                    self.manner(options),
+                    seconds=options.chunk_length_s,
+                    stride=options.stride,
+                    rows=rows,
+                    progress=progress,
+                )
+                for recording in recordings
+            ]
         if self.transcriber is not None:
             return self.transcriber([piece.note for piece in pieces], self.manner(options), progress)
         assert isinstance(self.model, SingleTower)

@@ -118,10 +118,10 @@ class Transcriber:
 
     def _hear(self, rows: list[Listening], manner: Manner, *, timed: bool) -> None:
         """One window of each."""
-        features = torch.stack([row.frames.read(row.seek) for row in rows])
-        with torch.no_grad():
-            memory = self.model.encode(input_features=features.to(self.model.device)).padded()
-            self._detect(rows, memory)
+        memory = self._read([row.frames.read(row.seek) for row in rows])
+        unknown = [i for i, row in enumerate(rows) if row.language is None]
+        for i, code in zip(unknown, self._detect(unknown, memory), strict=True):
+            rows[i].language = code
         job = self.marks.job(manner.job)
         prefixes = [[*self._context(row, manner), *self.marks.prefix(row.language, job, timed=timed)] for row in rows]
         silence = self._silence(prefixes, memory) if manner.no_speech_threshold is not None else [0.0] * len(rows)
@@ -152,17 +152,45 @@ class Transcriber:
             step = min(row.left, round(heard / frame))
             row.seek += step if timed and step > 0 else row.left  # nothing understood: never stand still
 
-    def _detect(self, rows: list[Listening], memory: Memory) -> None:
-        """Hear which language is spoken, where it is not known."""
-        unknown = [i for i, row in enumerate(rows) if row.language is None] if self.marks.languages else []
-        if not unknown:
-            return
+    def heard(self, features: Tensor, language: str | None, manner: Manner) -> tuple[list[list[int]], str | None]:
+        """What is said in windows (B, mels, frames) of one recording, without times, and its language.
+
+        Times are written all the same, and left out: a model that does without ends many windows too early.
+        """
+        memory = self._read(features.unbind())
+        language = language or self._detect([0], memory)[0]
+        prefix = self.marks.prefix(language, self.marks.job(manner.job), timed=True)
+        if manner.context and self.marks.previous is not None:
+            prefix = [self.marks.previous, *manner.context[-(self.room // 2 - 1) :], *prefix]
+        prefixes = [prefix for _ in features]
+        silence = self._silence(prefixes, memory) if manner.no_speech_threshold is not None else [0.0] * len(prefixes)
+        found = self._write(prefixes, memory, silence, manner, timed=True)
+        texts: list[list[int]] = []
+        for written, hush in zip(found, silence, strict=True):
+            tokens = [] if self._silent(written, hush, manner) else written.tokens
+            texts.append([token for token in tokens if token < self.marks.begin])
+        return texts, language
+
+    def _read(self, windows: Sequence[Tensor]) -> Memory:
+        """What the encoder makes of windows (mels, frames)."""
+        together = len(windows) if self.model.device.type != "cpu" else 1  # alone they stay in a processor's cache
+        with torch.no_grad():
+            parts = [
+                self.model.encode(input_features=torch.stack(list(windows[i : i + together])).to(self.model.device))
+                for i in range(0, len(windows), together)
+            ]
+        return Memory(torch.cat([part.padded().hidden for part in parts])) if len(parts) > 1 else parts[0].padded()
+
+    def _detect(self, rows: Sequence[int], memory: Memory) -> list[str | None]:
+        """Which language is spoken in rows of memory; None where the model knows one only."""
+        if not rows or not self.marks.languages:
+            return [None] * len(rows)
         codes = list(self.marks.languages)
-        start = torch.full((len(unknown), 1), self.marks.start, device=self.model.device)
-        hidden, _ = self.model.hidden(start, memory.select(torch.tensor(unknown)))
-        scores = self.model.logits(hidden[:, -1])[:, [self.marks.languages[code] for code in codes]]
-        for i, best in zip(unknown, scores.argmax(-1).tolist(), strict=True):
-            rows[i].language = codes[best]
+        start = torch.full((len(rows), 1), self.marks.start, device=self.model.device)
+        with torch.no_grad():
+            hidden, _ = self.model.hidden(start, memory.select(torch.tensor(rows)))
+            scores = self.model.logits(hidden[:, -1])[:, [self.marks.languages[code] for code in codes]]
+        return [codes[best] for best in scores.argmax(-1).tolist()]
 
     def _context(self, row: Listening, manner: Manner) -> list[int]:
         """What the decoder is told was said before: the text given, and its own as far as it is trusted."""
