@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from regard.training.memory import checkpointed
 from regard.training.objectives.choose import head_kind
 from regard.training.optimizers import build_optimizer, freeze, set_rate, unfreeze
 from regard.training.problem import Problem
-from regard.training.report import Report
+from regard.training.report import Diverged, Report
 from regard.training.schedules import factor
 from regard.training.state import Progress, load_state, save_state
 
@@ -49,6 +49,10 @@ class History:
     def evaluations(self) -> list[dict[str, Any]]:
         """{"step": ..., "valid": {"loss": ..., metric: ...}} for every evaluation."""
         return [r for r in self.records if "valid" in r]
+
+
+Watch = Callable[[int, Mapping[str, float]], bool]
+"""Is told the step and the scores of an evaluation, and says whether the run is to stop there."""
 
 
 class Interrupted(SystemExit):
@@ -74,20 +78,21 @@ def fit(
     folder: str | Path | None = None,
     resume: bool = True,
     show: bool | None = None,
+    watch: Watch | None = None,
     **options: Any,
 ) -> History:
     """Train a model, in place; `options` are those of `TrainConfig`, its optimiser and its schedule, side by side.
 
     With a `folder` the run keeps its state there: the same call goes on where it was cut off, to the bit on a CPU, and
     the trained model lies in `best` (when it was evaluated) and `last`. Without `resume` it starts anew, and an earlier
-    run of the folder is forgotten. `show` forces the progress bar on or off.
+    run of the folder is forgotten. `show` forces the progress bar on or off; `watch` may stop the run at an evaluation.
 
     Raises ValueError for options that do not fit, a folder with another run, or a loss that is not finite.
     """
     config = settings(config, **({**problem.options, **options} if config is None else options))
     fabric = _fabric(config)
     store = None if folder is None else RunFolder(Path(folder), config, problem, model, resume, fabric.is_global_zero)
-    return Loop(fabric, model, problem, config, store, show).run()
+    return Loop(fabric, model, problem, config, store, show, watch).run()
 
 
 class Loop:
@@ -101,6 +106,7 @@ class Loop:
         config: TrainConfig,
         store: RunFolder | None,
         show: bool | None,
+        watch: Watch | None = None,
     ):
         if len(problem.train) == 0:
             raise ValueError("there is nothing to learn from: the training data has no rows")
@@ -132,6 +138,7 @@ class Loop:
         self.report = Report(self.total, show, store, fabric.is_global_zero)
         self.history = History(self.report.records, self.progress, None if store is None else store.path)
         self.signal: int | None = None
+        self.watch = watch
 
     def run(self) -> History:
         """All steps, from where the folder's state is."""
@@ -184,11 +191,11 @@ class Loop:
         norm = None
         if c.clip is not None:
             norm = fabric.clip_gradients(self.learner, self.optimizer, max_norm=c.clip, error_if_nonfinite=False)
-        rate = c.optimizer.learning_rate * factor(c.schedule, step, self.total, self.width)
+        rate = self.rate(step)
         set_rate(self.optimizer, rate)
         if norm is not None and not bool(torch.isfinite(norm)):  # such a step would destroy the weights
             kept = None if self.store is None else self.store.newest()
-            raise ValueError(
+            raise Diverged(
                 f"the gradient of step {step} is not finite (loss {float(loss) / max(count, 1):.4g}, learning rate "
                 f"{rate:.3g}): lower the learning rate or look at the data"
                 + ("" if kept is None else f"; the state after step {kept} is whole")
@@ -202,6 +209,11 @@ class Loop:
         p.seconds += time.perf_counter() - start
         mean = self._sum(loss) / max(count, 1)
         self.report.step(p, mean, rate, norm, c.log_every)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 1 on."""
+        c = self.config
+        return c.optimizer.learning_rate * factor(c.schedule, step, self.total, self.width)
 
     def _follow(self, step: int) -> None:
         """Move the average of the weights; early on it forgets faster, as it starts from untrained weights."""
@@ -238,6 +250,7 @@ class Loop:
         else:
             p.stale += 1
         p.stopped = c.patience is not None and p.stale >= c.patience
+        p.stopped |= self.watch is not None and self.watch(p.step, scores)
         self.report.evaluated(p, scores, better)
 
     def _save(self) -> None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from regard.training.folder import RunFolder
 
 
+class Diverged(ValueError):
+    """A loss or a gradient that is not finite."""
+
+
 class Report:
     """The voice of a run; a device is asked for its losses only when a record is due."""
 
@@ -46,7 +50,7 @@ class Report:
             yield
 
     def step(self, progress: TrainProgress, loss: Any, rate: float, norm: torch.Tensor | None, every: int) -> None:
-        """Note one step; every so often it becomes a record. Raises ValueError if the loss is not finite."""
+        """Note one step; every so often it becomes a record. Raises Diverged if the loss is not finite."""
         progress.pending.append(loss)
         if self.bar is not None:
             self.bar.update(self.task, completed=progress.step)
@@ -55,7 +59,7 @@ class Report:
         mean = sum(float(x) for x in progress.pending) / len(progress.pending)
         progress.pending.clear()
         if not math.isfinite(mean):
-            raise ValueError(f"the loss is {mean} at step {progress.step}: lower the learning rate or look at the data")
+            raise Diverged(f"the loss is {mean} at step {progress.step}: lower the learning rate or look at the data")
         tokens, seconds = progress.tokens - self.last[0], progress.seconds - self.last[1]
         self.last = (progress.tokens, progress.seconds)
         record = {"step": progress.step, "epoch": progress.epoch, "loss": mean, "learning_rate": rate}
