@@ -23,7 +23,7 @@ class Recipe:
     - `tokenizer`: a folder, "characters", or a table {kind, vocab_size} to train one;
     - `data`: `train`, `valid`, `test` (files, or a part such as 0.1) and what their columns mean;
     - `train`: the options of `TrainConfig`; `adapter`: LoRA and its relatives; `metrics`: names;
-    - `output`: the run's folder; `search`: ranges for the hyper-parameter search;
+    - `output`: the run's folder; `search`: ranges for the hyper-parameter search; `sweep`: sizes and parts of the data;
     - `about`: licence and source of the data, for the card.
     """
 
@@ -35,6 +35,7 @@ class Recipe:
     adapter: Mapping[str, Any] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     search: Mapping[str, Any] = field(default_factory=dict)
+    sweep: Mapping[str, Any] = field(default_factory=dict)
     output: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
@@ -73,7 +74,7 @@ def read_recipe(source: str | Path, changes: Iterable[str] = (), *, objectives: 
         raise ValueError(f"{source}: there is no table {unknown[0]!r} in a recipe{_near(unknown[0], known)}")
     if "metrics" in values:
         values["metrics"] = (values["metrics"],) if isinstance(values["metrics"], str) else tuple(values["metrics"])
-    for name in ("data", "train", "adapter", "search", "about"):
+    for name in ("data", "train", "adapter", "search", "sweep", "about"):
         if not isinstance(values.get(name, {}), dict):
             raise ValueError(
                 f"{source}: {name} is {values[name]!r}; allowed: a table, as in [{name}] or {name}.key=value"
