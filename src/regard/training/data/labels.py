@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from regard.training.data.rows import column_of
+from regard.training.data.tables import to_number
 
 MOST = 100_000
 """More classes than that are no classes, but a column taken by mistake."""
@@ -91,11 +92,8 @@ def _name(value: Any) -> str:
 
 
 def _by_size(name: str) -> tuple[int, float, str]:
-    try:
-        value = float(name)
-    except ValueError:
-        return (1, 0.0, name)
-    return (0, value, name) if math.isfinite(value) else (1, 0.0, name)
+    value = to_number(name)
+    return (1, 0.0, name) if value is None or not math.isfinite(value) else (0, value, name)
 
 
 def number(value: Any, row: int, column: str) -> float:

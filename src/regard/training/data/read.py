@@ -6,15 +6,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from regard.training.base import Dataset
 from regard.training.data.files import encoding_of, head
 from regard.training.data.folders import choose_split, folder_rows, split_of
 from regard.training.data.rows import Rows
 from regard.training.data.tables import BY, READERS, Reading, json_rows, json_value, line_rows, suffix, text_rows
 
-Source = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any] | Dataset
+if TYPE_CHECKING:  # looking at data needs no torch
+    from regard.training.base import Dataset
+
+Source = Any
+"""A path, paths, paths by name, or rows: see `read_rows`."""
 
 _OTHERS = {
     ".parquet": "Parquet",

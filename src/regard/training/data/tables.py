@@ -146,7 +146,7 @@ def _table(path: Path_, how: Reading, *, quoted: bool) -> Iterator[dict[str, Any
     first = next(records, None)
     if first is None:
         raise ValueError(f"{path} is empty")
-    names, is_row = header(path, first[1], how.columns)
+    names, is_row = header(path, first[1], how)
     if is_row:
         yield from _fitted(path, names, iter([first]), how)
     yield from _fitted(path, names, records, how)
@@ -201,40 +201,42 @@ def _long_fields() -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-def header(path: Path_, first: list[str], columns: Sequence[str] | None) -> tuple[list[str], bool]:
+def header(path: Path_, first: list[str], how: Reading) -> tuple[list[str], bool]:
     """(names of the columns, whether the first record is a row and no header).
 
-    ValueError shows the first record where it is no header and no `columns` are given.
+    ValueError shows the first record where it is no header and no `columns` are given; `tolerant` numbers them.
     """
-    if columns is not None:
-        names = list(columns)
+    if how.columns is not None:
+        names = list(how.columns)
         if len(set(names)) < len(names):
             raise ValueError(f"columns are {', '.join(names)}; allowed: a different name for each")
         if len(names) != len(first):
             raise ValueError(f"columns has {len(names)} names, but {path} has {len(first)} fields: {_shown(first)}")
         return names, [cell.strip() for cell in first] != names
     names = [cell.strip() for cell in first]
-    if not is_header(names):
-        raise ValueError(
-            f"{path} has no header: its first line is {_shown(first)}; name its {len(first)} columns, for example "
-            f"columns={[f'column{i + 1}' for i in range(len(first))]}"
-        )
-    return names, False
+    if is_header(names):
+        return names, False
+    numbered = [f"column{i + 1}" for i in range(len(first))]
+    how.wrong(
+        f"{path} has no header: its first line is {_shown(first)}; name its {len(first)} columns, for example "
+        f"columns={numbered}"
+    )
+    return numbered, True
 
 
 def is_header(names: Sequence[str]) -> bool:
     """Whether these look like names of columns: all there, different, short, and not numbers."""
     return len(set(names)) == len(names) and all(
-        name and len(name) <= _NAME_LIMIT and len(name.split()) <= 6 and not _number(name) for name in names
+        name and len(name) <= _NAME_LIMIT and len(name.split()) <= 6 and to_number(name) is None for name in names
     )
 
 
-def _number(text: str) -> bool:
+def to_number(text: str) -> float | None:
+    """What a text says as a number, or None. Unlike in Python's own code, "1_1" is none."""
     try:
-        float(text)
+        return None if "_" in text else float(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _shown(cells: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from regard.tasks.progress import Meter
 FORMAT = "regard-tokens-1"
 ENDS = ("eos", "own", "none")
 
-_DTYPES = {"uint16": np.uint16, "uint32": np.uint32}
+_DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 _BATCH_TEXTS, _BATCH_CHARS = 1000, 2**20
 
 
@@ -79,13 +79,13 @@ class TokenFile(Tokens):
         header = read_json(folder / "header.json") if (folder / "header.json").is_file() else {}
         if header.get("format") != FORMAT:
             raise ValueError(f"{folder} holds no tokens: its header.json is missing or of another format")
-        kind, count, documents = header.get("dtype"), header.get("tokens"), header.get("documents")
+        kind, count, documents = str(header.get("dtype")), header.get("tokens"), header.get("documents")
         if kind not in _DTYPES or not isinstance(count, int) or not isinstance(documents, int):
             count = documents = -1
         if not (0 < count < 1 << 48 and 0 < documents < 1 << 48):
             said = ", ".join(f"{name} {header.get(name)!r}" for name in ("dtype", "tokens", "documents"))
             raise ValueError(f"{folder}/header.json says {said}; allowed: {', '.join(_DTYPES)}, and whole numbers")
-        dtype = np.dtype(_DTYPES[kind]).newbyteorder("<")
+        dtype = np.dtype(_DTYPES[kind])
         size = (folder / "tokens.bin").stat().st_size if (folder / "tokens.bin").is_file() else -1
         if size != count * dtype.itemsize:
             raise ValueError(f"{folder}/tokens.bin has {size} bytes; header.json says {count * dtype.itemsize}")
@@ -156,7 +156,7 @@ def _write(folder: Path, texts: Iterable[str], tokenizer: Tokenizer, said: dict[
             for batch in _batches(texts):
                 for ids in ids_of(tokenizer, batch, special=said["ends"] == "own"):
                     document = np.array([*ids, *end], dtype=_DTYPES[kind])
-                    file.write(document.astype(document.dtype.newbyteorder("<"), copy=False).tobytes())
+                    file.write(document.tobytes())
                     offsets.append(offsets[-1] + len(document))
                 meter.advance(len(batch))
     finally:
