@@ -253,6 +253,12 @@ def test_bin_files_only_without_safetensors(server: Hub, tmp_path: Path) -> None
     check_whole()
 
 
+def test_an_adapter_has_other_names(server: Hub) -> None:
+    server.files = {name: b"{}" for name in ("README.md", "adapter_config.json", "adapter_model.safetensors")}
+    folder = find(ID).path
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
 def test_interrupted_download_is_resumed(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # the client keeps whole chunks of, usually, 10 MB
     server.cut["model.safetensors"] = 2500

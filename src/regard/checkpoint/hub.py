@@ -19,6 +19,7 @@ from regard.checkpoint.files import INDEX_LIMIT, atomic, read_json, weight_map
 # Nothing else is ever fetched: no code (*.py), no pickles but the weights, no other framework's weights.
 SMALL_FILES = (
     "config.json",
+    "adapter_config.json",
     "generation_config.json",
     "tokenizer*.json",
     "vocab*.json",
@@ -44,6 +45,8 @@ WEIGHT_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
 )
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
