@@ -108,6 +108,11 @@ def _content(column: Column) -> str:
     facts = column.facts
     if "words" in facts:
         words, chars = facts["words"], facts["chars"]
+        if facts["unit"] == "chars":
+            return (
+                f"{chars['50']:,.0f} characters ({chars['0']:,.0f} to {chars['100']:,.0f}, 95 % up to "
+                f"{chars['95']:,.0f}); {facts['letters']} different ones"
+            )
         return (
             f"{words['50']:,.0f} words ({words['0']:,.0f} to {words['100']:,.0f}, 95 % up to {words['95']:,.0f}), "
             f"{chars['50']:,.0f} characters (up to {chars['100']:,.0f}); {facts['total_words']:,} words in all"

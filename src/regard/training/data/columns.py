@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regard.training.data.duplicates import words_of
+from regard.training.data.folders import split_of
 from regard.training.data.labels import missing
 from regard.training.data.tables import to_number
 
@@ -35,6 +36,7 @@ _SIGNS: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ),
     ("maybe", "invisible characters (zero width, byte order mark)", re.compile("[\u200b\u2060\ufeff]")),
 )
+_ID = re.compile(r"(^|_)(id|idx|uid|uuid|guid|key)$")
 _SPACES = re.compile(r"\s\s|^\s|\s$")
 
 
@@ -73,7 +75,7 @@ def look_at(name: str, values: Sequence[Any]) -> Column:
         return _nested(name, values, there, findings)
     texts = {i: str(values[i]) for i in there}
     distinct = len(set(texts.values()))
-    kind, seen = _kind(texts, distinct, len(values))
+    kind, seen = _kind(name, texts, distinct)
     facts, more = _LOOKS[kind](texts, seen)
     return Column(name=name, kind=kind, filled=len(there), distinct=distinct, facts=facts, findings=[*findings, *more])
 
@@ -82,7 +84,7 @@ def _blank(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def _kind(texts: dict[int, str], distinct: int, count: int) -> tuple[str, dict[int, float]]:
+def _kind(name: str, texts: dict[int, str], distinct: int) -> tuple[str, dict[int, float]]:
     """The kind of a column, and its numbers if it has some."""
     numbers = {i: value for i, text in texts.items() if (value := to_number(text)) is not None}
     lengths = [len(text) for text in texts.values()]
@@ -101,7 +103,9 @@ def _kind(texts: dict[int, str], distinct: int, count: int) -> tuple[str, dict[i
     if repeats and typical <= 60:
         return "class", {}
     spaced = sum(" " in text.strip() for text in texts.values()) / len(texts)
-    if distinct == len(texts) and typical <= 40 and spaced < 0.02 and count > 5 and _identifiers(texts):
+    named = bool(_ID.search(name.lower())) and distinct > 0.5 * len(texts)
+    alike = distinct == len(texts) > 5 and _identifiers(texts)
+    if typical <= 60 and spaced < 0.02 and (named or alike):
         return "id", {}
     return "text", {}
 
@@ -127,17 +131,14 @@ def _classes(texts: dict[int, str], numbers: dict[int, float]) -> tuple[dict[str
     findings = []
     most, least = max(counts.values()), min(counts.values())
     if len(counts) == 1:
-        findings.append(Finding("maybe", f"always {next(iter(counts))!r}", len(texts)))
+        findings.append(Finding("maybe", f"always {next(iter(counts))!r}", 1))
+    elif all(split_of(name) for name in counts):
+        findings.append(Finding("note", "says to which part of the data a row belongs", 1))
     elif most > 10 * least or most > 0.9 * len(texts):
         rare = min(counts, key=lambda name: counts[name])
         common = max(counts, key=lambda name: counts[name])
-        findings.append(
-            Finding(
-                "maybe",
-                f"unbalanced: {most:,} rows of {common!r}, {least:,} of {rare!r} (class_weights makes up for it)",
-                least,
-            )
-        )
+        shares = f"{most:,} rows of {common!r}, {least:,} of {rare!r}"
+        findings.append(Finding("maybe", f"unbalanced: {shares} (class_weights makes up for it)", 1))
     lowered = Counter(name.lower() for name in counts)
     if twice := [name for name, number in lowered.items() if number > 1]:
         findings.append(Finding("bad", f"classes that differ in capitals only, such as {twice[0]!r}", len(twice)))
@@ -164,7 +165,7 @@ def _numbers(texts: dict[int, str], numbers: dict[int, float]) -> tuple[dict[str
         "histogram": histogram(finite),
     }
     if len(finite) > 1 and facts["std"] == 0:
-        findings.append(Finding("maybe", f"always {finite[0]:g}", len(finite)))
+        findings.append(Finding("maybe", f"always {finite[0]:g}", 1))
     return facts, findings
 
 
@@ -187,13 +188,15 @@ def _texts(texts: dict[int, str], numbers: dict[int, float]) -> tuple[dict[str, 
         )
     if bare := [rows[k] for k in np.flatnonzero(words == 0)]:
         findings.append(Finding("maybe", "no letter and no digit", len(bare), tuple(bare[:5])))
+    several = sum(len(text.split()) > 1 for text in texts.values())
+    spaced = several > 0.1 * len(texts) or words.mean() > chars.mean() / 3  # or a script without spaces
     facts = {
         "chars": percentiles(chars),
         "words": percentiles(words),
         "total_words": int(words.sum()),
         "total_chars": int(chars.sum()),
-        "histogram": histogram(words if words.max(initial=0) > 1 else chars),
-        "unit": "words" if words.max(initial=0) > 1 else "chars",
+        "histogram": histogram(words if spaced else chars),
+        "unit": "words" if spaced else "chars",
         "letters": len(set().union(*list(texts.values())[:20_000])),
     }
     return facts, findings
@@ -226,7 +229,10 @@ def _dates(texts: dict[int, str], numbers: dict[int, float]) -> tuple[dict[str, 
 
 
 def _ids(texts: dict[int, str], numbers: dict[int, float]) -> tuple[dict[str, Any], list[Finding]]:
-    return {"examples": list(texts.values())[:3]}, []
+    seen: dict[str, int] = {}
+    again = [i for i, text in texts.items() if seen.setdefault(text, i) != i]
+    findings = [Finding("maybe", "the same as in an earlier row", len(again), tuple(again[:5]))] if again else []
+    return {"examples": list(texts.values())[:3]}, findings
 
 
 _LOOKS: dict[str, _Look] = {

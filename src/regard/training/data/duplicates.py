@@ -1,7 +1,8 @@
 """Texts that occur twice, to the letter or nearly: MinHash over word shingles, candidates by LSH, each one verified.
 
 Broder 1997, "On the resemblance and containment of documents"; bands as in Leskovec, Rajaraman and Ullman, ch. 3.
-Knows no language: words are runs of letters and digits, and scripts without spaces count letter by letter.
+Knows no language: words are runs of letters and digits, and scripts without spaces count letter by letter. Sequences
+without spaces, such as proteins, are one word, so that only equal ones are found.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Pair(NamedTuple):
 
 def words_of(text: str) -> list[str]:
     """The words of a text, in lower case and compatible form (NFKC)."""
-    return _WORDS.findall(unicodedata.normalize("NFKC", text).lower())
+    return _WORDS.findall((text if text.isascii() else unicodedata.normalize("NFKC", text)).lower())
 
 
 def firsts(texts: Iterable[str]) -> np.ndarray:

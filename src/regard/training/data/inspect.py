@@ -15,6 +15,7 @@ from regard.extras import need
 from regard.training.data.clean import as_rows, joined
 from regard.training.data.columns import Column, Finding, histogram, look_at, percentiles
 from regard.training.data.duplicates import firsts, near_duplicates
+from regard.training.data.folders import split_of
 from regard.training.data.read import Source, read_rows
 from regard.training.data.rows import Rows
 from regard.training.data.split import leaks
@@ -66,8 +67,9 @@ def inspect_data(source: Source, *, near: float | None = 0.8, **reading: Any) ->
             columns.append(look_at(column, rows.column(column)))
     findings += _repeats(rows, columns, near)
     findings += _pairs(rows, columns)
+    findings += _parts(rows, columns, near)
     if len(rows) < 50:
-        findings.append(Finding("note", "few rows", len(rows)))
+        findings.append(Finding("note", f"only {len(rows)} rows", 1))
     return Report(source=name, rows=len(rows), columns=columns, findings=findings, texts=rows)
 
 
@@ -94,11 +96,13 @@ def _repeats(rows: Rows, columns: Sequence[Column], near: float | None) -> list[
     """Rows and texts that are there twice, and the same text with another class."""
     found: list[Finding] = []
     content = [name for name in rows.column_names if name not in _of_kind(columns, "id", "empty")]
-    if content:
+    telling = any(column.kind not in ("class", "integer", "number", "id", "empty") for column in columns)
+    if content and (telling or len(content) > 3):
         again = [i for i, first in enumerate(firsts(joined(rows, content))) if first != i]
         if again:
             found.append(Finding("maybe", "rows the same as an earlier one", len(again), tuple(again[:5])))
-    texts, classes = _of_kind(columns, "text"), _of_kind(columns, "class")
+    texts = _of_kind(columns, "text")
+    classes = [c.name for c in columns if c.kind == "class" and not all(map(split_of, c.facts["classes"]))]
     if not texts:
         return found
     values = joined(rows, texts)
@@ -113,7 +117,7 @@ def _repeats(rows: Rows, columns: Sequence[Column], near: float | None) -> list[
         if split and len(classes) <= 3:
             message = f"{which} the same as in an earlier row, but {name} differs"
             found.append(Finding("bad", message, len(split), tuple(split[:5])))
-    if near is not None:
+    if near is not None and any(c.facts["unit"] == "words" for c in columns if c.kind == "text"):
         gone = set(again)
         keep = [i for i in range(min(len(rows), MOST_COMPARED)) if i not in gone]
         close = near_duplicates([values[i] for i in keep], threshold=near)
@@ -145,6 +149,29 @@ def _pairs(rows: Rows, columns: Sequence[Column]) -> list[Finding]:
         if len(far):
             message = f"{texts[0]} and {texts[1]} of very different length than elsewhere"
             found.append(Finding("maybe", message, len(far), tuple(far[:5].tolist())))
+    return found
+
+
+def _parts(rows: Rows, columns: Sequence[Column], near: float | None) -> list[Finding]:
+    """Leaks between the parts that a column of train, valid, test makes."""
+    found = []
+    for column in columns:
+        parts = list(column.facts.get("classes", ())) if column.kind == "class" else []
+        if len(parts) < 2 or not all(map(split_of, parts)) or near is None:
+            continue
+        where = [str(value).strip() for value in rows.column(column.name)]
+        parts.sort(key=lambda name: split_of(name) != "train")
+        for name in _of_kind(columns, "text"):
+            texts: dict[str, list[tuple[int, str]]] = {part: [] for part in parts}
+            for i, value in enumerate(rows.column(name)):
+                if where[i] in texts:
+                    texts[where[i]].append((i, str(value or "")))
+            for other in parts[1:]:
+                leaking = leaks([text for _, text in texts[parts[0]]], [text for _, text in texts[other]], near=near)
+                if leaking:
+                    numbers = tuple(texts[other][leak.row][0] for leak in leaking[:5])
+                    message = f"{other} has {name} that {parts[0]} has too, to the letter or nearly"
+                    found.append(Finding("bad", message, len(leaking), numbers))
     return found
 
 
