@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def inspect(
     reports = [inspect_data(source, near=near, **reading) for source in sources]
     between = compare(reports, near=near) if len(reports) > 1 else []
     if as_json:
-        found = {"files": [report.to_dict() for report in reports], "between": [one._asdict() for one in between]}
+        found = {"files": [report.to_dict() for report in reports], "between": [asdict(one) for one in between]}
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
     console = Console(highlight=False)

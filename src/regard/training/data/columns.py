@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +40,8 @@ _ID = re.compile(r"(^|_)(id|idx|uid|uuid|guid|key)$")
 _SPACES = re.compile(r"\s\s|^\s|\s$")
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True)
+class Finding:
     """Something that looks wrong: how bad ("bad", "maybe", "note"), what, how many rows, and some of their numbers."""
 
     level: str

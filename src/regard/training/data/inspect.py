@@ -45,10 +45,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        found = {"source": self.source, "rows": self.rows, "columns": [asdict(c) for c in self.columns]}
-        for column in found["columns"]:  # type: ignore[attr-defined]
-            column["findings"] = [one._asdict() for one in column["findings"]]
-        return {**found, "findings": [one._asdict() for one in self.findings]}
+        return {
+            "source": self.source,
+            "rows": self.rows,
+            "columns": [asdict(column) for column in self.columns],
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
 
 def inspect_data(source: Source, *, near: float | None = 0.8, **reading: Any) -> Report:
