@@ -52,8 +52,9 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """`cross_entropy` of a language head over hidden states (N, C), without ever holding all scores (N, V).
 
-    `chunk` rows are scored at a time, by default as many as make about 16 million scores, at least 128. The gradient of a chunk is
-    taken while its scores are at hand, so that nothing is computed twice; sums are kept in float32 at least.
+    `chunk` rows are scored at a time, by default as many as make about 16 million scores, at least 128. The gradient
+    of a chunk is taken while its scores are at hand, so that nothing is computed twice; sums are kept in float32 at
+    least.
     A head whose projection is not a plain linear layer (an adapter, say) is scored again for the gradient.
     Raises ValueError for shapes that do not fit.
     """
