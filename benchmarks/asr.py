@@ -36,6 +36,7 @@ DATA = Path(os.environ.get("REGARD_TEST_DATA", ROOT.parent / "shared"))
 FOLDER = DATA / "checkpoints/whisper-tiny.en"
 PEERS = ROOT / ".venv-peers"
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
+CLIPS = int(os.environ.get("CLIPS", "25"))
 Transcribe = Callable[[list[np.ndarray], int], list[str]]
 
 WORKER = """
@@ -132,7 +133,7 @@ def timed(way: Transcribe, clips: list[np.ndarray], rows: int) -> float:
 
 
 def main() -> None:
-    clips = [read(file, sampling_rate=16000)[0] for file in sorted((DATA / "data/speech").glob("*.wav"))]
+    clips = [read(file, sampling_rate=16000)[0] for file in sorted((DATA / "data/speech").glob("*.wav"))[:CLIPS]]
     sound = sum(map(len, clips)) / 16000
     ways = {"regard": ours(), "transformers": theirs()}
     with tempfile.TemporaryDirectory() as work:
