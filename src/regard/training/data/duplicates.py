@@ -7,6 +7,7 @@ without spaces, such as proteins, are one word, so that only equal ones are foun
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -78,12 +79,12 @@ class Shingles:
         """Shingles of `size` words; a shorter text is one shingle."""
         if size < 1:
             raise ValueError(f"shingle is {size}; allowed: 1 word and more")
-        codes: dict[str, int] = {}
+        codes = _Codes()
         seen: dict[bytes, int] = {}
         parts: list[np.ndarray] = []
         firsts: list[int] = []
         for i, text in enumerate(texts):
-            hashes = np.array([_code(word, codes) for word in words_of(text)], dtype=np.uint64)
+            hashes = np.array([codes[word] for word in words_of(text)], dtype=np.uint64)
             part = np.unique(_joined(hashes, size)) if len(hashes) else hashes
             parts.append(part)
             firsts.append(seen.setdefault(blake2b(part.tobytes(), digest_size=16).digest(), i) if len(part) else i)
@@ -144,12 +145,17 @@ class Shingles:
             yield Pair(i, j, common / (len(a) + len(b) - common))
 
 
-def _code(word: str, codes: dict[str, int]) -> int:
-    """A word's hash, the same in every run, unlike Python's own."""
-    code = codes.get(word)
-    if code is None:
-        code = codes[word] = int.from_bytes(blake2b(_bytes(word), digest_size=8).digest(), "little")
-    return code
+class _Codes(dict[str, int]):
+    """Word -> hash, the same in every run, unlike Python's own; each computed once."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = code = int.from_bytes(blake2b(_bytes(word), digest_size=8).digest(), "little")
+        return code
+
+
+@functools.cache
+def _all_pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(count, 1)
 
 
 def _joined(hashes: np.ndarray, size: int) -> np.ndarray:
@@ -181,7 +187,7 @@ def _bucketed(band: np.ndarray) -> np.ndarray:
     for begin, end in zip(begins[ends - begins > 1], ends[ends - begins > 1], strict=True):
         rows = order[begin:end]  # in rising order, as the sort is stable
         if len(rows) <= _BUCKET:
-            i, j = np.triu_indices(len(rows), 1)
+            i, j = _all_pairs(len(rows))
         else:
             later = np.arange(1, len(rows))
             i, j = np.append(np.zeros_like(later), later - 1), np.append(later, later)

@@ -23,6 +23,7 @@ JSON_LIMIT = 2**30
 _FIELD_LIMIT = 2**28
 _SNIFF = ",;\t|"
 _NAME_LIMIT = 64
+_AT_ONCE = 200
 _CSV_LOCK = threading.Lock()
 
 
@@ -175,24 +176,29 @@ def _records(path: Path_, how: Reading, delimiter: str, quoted: bool) -> Iterato
         return
     reader = csv.reader(how.lines(path), delimiter=delimiter, strict=True)
     while True:
-        begin = reader.line_num + 1
+        some: list[tuple[int, list[str]]] = []
+        begin = 0
         try:
             with _long_fields():
-                record = next(reader, None)
+                while len(some) < _AT_ONCE:
+                    begin = reader.line_num + 1
+                    record = next(reader)
+                    if record:
+                        some.append((reader.line_num, record))
+        except StopIteration:
+            yield from some
+            return
         except csv.Error as error:
             raise ValueError(
                 f"{path}: the record from line {begin} on has a stray quote ({error}); if quotes are ordinary "
                 f"characters there, pass quoting=False"
             ) from None
-        if record is None:
-            return
-        if record:
-            yield reader.line_num, record
+        yield from some
 
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """The csv module's limit on fields is one for the whole process: raised only while a record is read."""
+    """The csv module's limit on fields is one for the whole process: raised only while records are read."""
     with _CSV_LOCK:
         before = csv.field_size_limit(_FIELD_LIMIT)
         try:
