@@ -37,6 +37,7 @@ def inspect(
     encoding: str = _ENCODING,
     pattern: str = typer.Option(None, help="Columns from names of files: '(?P<label>[0-9])_.*'"),
     near: float = typer.Option(0.8, help="From which share of common three-word runs two texts are nearly the same."),
+    no_quoting: bool = typer.Option(False, "--no-quoting", help="Quotes in tables are ordinary characters."),
     as_json: bool = typer.Option(False, "--json", help="Print as JSON."),
 ) -> None:
     """Say what is in files, and what looks wrong: lengths, classes, duplicates, odd rows, leaks between parts."""
@@ -46,7 +47,7 @@ def inspect(
 
     if not 0 < near <= 1:
         raise ValueError(f"--near is {near}; allowed: above 0, at most 1")
-    reading = _reading(columns, split, by, encoding) | ({"pattern": pattern} if pattern else {})
+    reading = _reading(columns, split, by, encoding) | {"pattern": pattern, "quoting": False if no_quoting else None}
     if aligned:
         if len(files) < 2:
             raise ValueError("--aligned needs two files and more, such as train.en train.de")
