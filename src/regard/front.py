@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import regard.checkpoint.save
 import regard.generation  # noqa: F401  both give every model what lies above its room: save_pretrained, generate
 from regard.checkpoint import load as checkpoint
+from regard.checkpoint.find import Folder, find
+from regard.models.base import Raw
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +20,16 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "sentencepiece.bpe.model"),
     *("spiece.model", "spm.model", "source.spm", "vocab.txt", "vocab.json"),
 )
+
+ADAPTER = "adapter_config.json"
+_HEADS = {
+    "SEQ_CLS": "classification",
+    "TOKEN_CLS": "token-classification",
+    "CAUSAL_LM": "causal-lm",
+    "SEQ_2_SEQ_LM": "seq2seq-lm",
+    "QUESTION_ANS": "question-answering",
+}
+"""Heads by what an adapter's config says that it is for."""
 
 MEDIA_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -36,19 +48,16 @@ def load(
 ) -> Model:
     """Load a checkpoint as `regard.checkpoint.load.load` does, with what reads its input as `model.processor`.
 
-    A folder without files of one gives no processor. Raises ValueError for files that cannot be read, unless
+    A folder without files of one gives no processor. A folder or hub id of an adapter gives the model that it belongs
+    to, with the adapter on it. Raises ValueError for files that cannot be read, unless
     `with_processor=False` leaves them alone, and for a vocabulary that the model has no vectors for.
     """
-    model = checkpoint.load(
-        ref,
-        head=head,
-        new_head=new_head,
-        num_labels=num_labels,
-        dtype=dtype,
-        device=device,
-        revision=revision,
-        offline=offline,
-    )
+    folder = find(ref, revision=revision, offline=offline)
+    options: dict[str, Any] = {"head": head, "new_head": new_head, "num_labels": num_labels, "dtype": dtype}
+    options |= {"device": device, "offline": offline}
+    if folder.json(ADAPTER) is not None:
+        return _with_adapter(folder, options, with_processor)
+    model = checkpoint.load(ref, revision=revision, **options)
     if not with_processor:
         return model
     try:
@@ -57,6 +66,25 @@ def load(
         raise ValueError(f"{error}; pass with_processor=False to load the model without its processor") from error
     check_vocabulary(model)
     return model
+
+
+def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool) -> Model:
+    """The model that an adapter belongs to, with the adapter on it; classes are called as they came with the adapter."""
+    from regard import adapt
+
+    config = adapt.read_config(folder.path)
+    if not config.base_model_name_or_path:
+        raise ValueError(f"{folder.path / ADAPTER} does not say which model it belongs to (base_model_name_or_path)")
+    raw = folder.json("config.json")
+    labels = {} if raw is None or "id2label" not in raw else Raw(raw).labels()
+    head = options["head"] or _HEADS.get(str(config.task_type and config.task_type.value))
+    wanted = {**options, "head": head, "num_labels": options["num_labels"] or len(labels) or None}
+    model = load(config.base_model_name_or_path, with_processor=with_processor, **wanted)
+    adapt.load_adapter(model, folder.path)
+    if labels:
+        model.name_labels(labels)
+    model.name = folder.name
+    return model.eval()
 
 
 def check_vocabulary(model: Model) -> None:

@@ -29,9 +29,19 @@ from regard.training.metrics import find_metrics
 from regard.training.problem import Problem
 from regard.training.recipe import Recipe
 
-_READING = ("columns", "by", "delimiter", "quoting", "encoding", "pattern", "tolerant")
-_HERE = (*_READING, "train", "valid", "test", "clean", "deduplicate", "limit", "group", "seed")
-_CHOICES = {"classification": "classification", "token-classification": "token-classification"}
+READING = ("columns", "by", "delimiter", "quoting", "encoding", "pattern", "tolerant")
+"""Options of [data] that say how files are read."""
+_HERE = (*READING, "train", "valid", "test", "clean", "deduplicate", "limit", "group", "seed")
+
+
+_TASK_TYPES = {
+    "classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+    "causal-lm": "CAUSAL_LM",
+    "seq2seq-lm": "SEQ_2_SEQ_LM",
+    "question-answering": "QUESTION_ANS",
+    "features": "FEATURE_EXTRACTION",
+}
 
 
 @dataclass(frozen=True)
@@ -60,21 +70,21 @@ def build(recipe: Recipe) -> Job:
         options["weights"] = _balanced(parts["train"], recipe, kind, labels)
     objective = kind.make(model, **_fitting(kind.make, name, options))
     how = {key: value for key, value in recipe.data.items() if key not in _HERE}
-    prepared = {part: _prepared(kind, rows, model, labels, how) for part, rows in parts.items()}
-    notes += [f"{part}: {note}" for part, rows in prepared.items() for note in getattr(rows, "notes", [])]
+    ready = {part: prepared(kind, rows, model, labels, how) for part, rows in parts.items()}
+    notes += [f"{part}: {note}" for part, rows in ready.items() for note in getattr(rows, "notes", [])]
     if recipe.adapter:
-        _adapt(model, recipe.adapter)
+        _adapt(model, recipe.adapter, kind)
     metrics = recipe.metrics or (kind.metrics if options.get("kind", "single") == "single" else ())
     problem = Problem(
         objective=objective,
-        train=prepared["train"],
-        valid=prepared.get("valid"),
+        train=ready["train"],
+        valid=ready.get("valid"),
         metrics=find_metrics(metrics),
         labels={} if labels is None else labels.id2label,
         fingerprint=_fingerprint(recipe, parts),
         options=_suiting(recipe),
     )
-    return Job(model, problem, prepared.get("test"), tuple(notes))
+    return Job(model, problem, ready.get("test"), tuple(notes))
 
 
 def _named(objective: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -89,14 +99,14 @@ def _parts(recipe: Recipe, kind: Kind, notes: list[str]) -> dict[str, Any]:
     data = recipe.data
     if "train" not in data:
         raise ValueError("data.train is missing: which file, folder or files to learn from")
-    how = {key: data[key] for key in _READING if key in data}
+    how = {key: data[key] for key in READING if key in data}
     parts = {"train": read_rows(_source(recipe, data["train"]), **how)}
     wanted = {name: data.get(name, 0.1 if name == "valid" else None) for name in ("valid", "test")}
     for name, value in wanted.items():
         if value and not isinstance(value, (int, float)):
             parts[name] = read_rows(_source(recipe, value), **how)
     if data.get("limit"):
-        parts["train"] = _select(parts["train"], np.arange(min(int(data["limit"]), len(parts["train"]))))
+        parts["train"] = selected(parts["train"], np.arange(min(int(data["limit"]), len(parts["train"]))))
     columns = [str(data.get(name, name)) for name in kind.texts]
     if data.get("clean"):
         parts["train"], report = clean(parts["train"], columns)
@@ -129,7 +139,7 @@ def _shared_out(rows: Any, shares: dict[str, float], recipe: Recipe, kind: Kind)
         labels=labels,
         groups=groups,
     )
-    return {name: _select(rows, numbers) for name, numbers in found.items()}
+    return {name: selected(rows, numbers) for name, numbers in found.items()}
 
 
 def _cut(rows: Any, column: str, shares: dict[str, float]) -> dict[str, Any]:
@@ -147,7 +157,8 @@ def _hashable(values: Any) -> bool:
     return all(isinstance(value, (str, int, bool)) for value in values)
 
 
-def _select(rows: Any, numbers: Any) -> Any:
+def selected(rows: Any, numbers: Any) -> Any:
+    """The rows of these numbers."""
     return rows.select(numbers) if hasattr(rows, "select") else [rows[int(i)] for i in numbers]
 
 
@@ -221,7 +232,8 @@ def _processor(fields: Mapping[str, Any], tokenizer: Any) -> Any:
         return front.processor(folder)
 
 
-def _prepared(kind: Kind, rows: Any, model: Model, labels: Labels | None, how: Mapping[str, Any]) -> Any:
+def prepared(kind: Kind, rows: Any, model: Model, labels: Labels | None, how: Mapping[str, Any]) -> Any:
+    """Rows as the objective wants them. Raises ValueError for an option that this kind of rows does not have."""
     try:
         return kind.rows(rows, model, labels, **how)
     except TypeError as error:  # an option of [data] that this kind of rows does not have
@@ -242,8 +254,8 @@ def _fitting(make: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, A
     return options
 
 
-def _adapt(model: Model, table: Mapping[str, Any]) -> None:
-    options = dict(table)
+def _adapt(model: Model, table: Mapping[str, Any], kind_of_training: Kind) -> None:
+    options = {"task_type": _TASK_TYPES.get(kind_of_training.head), **table}
     kind = str(options.pop("kind", "lora"))
     kinds = {"lora": adapt.LoraConfig, "ia3": adapt.IA3Config, "prefix": adapt.PrefixTuningConfig}
     if kind not in kinds:

@@ -18,14 +18,14 @@ def evaluate(
 ) -> dict[str, float]:
     """The mean loss on `problem.valid`, its metrics, and `perplexity` where the objective predicts tokens.
 
-    `batches` bounds the work. The model is left in evaluation mode. Random draws (masks) are the same every time.
+    `batches` bounds the work: so many batches of rows from all over the data. The model is left in evaluation mode. Random draws (masks) are the same every time.
     """
     assert problem.valid is not None
     model.eval()
     problem.objective.eval()
     world, rank = (1, 0) if fabric is None else (fabric.world_size, fabric.global_rank)
     device = model.device
-    plan = Batches(problem.valid, batch_size=batch_size, shuffle=False, seed=0, world=world, rank=rank)
+    plan = Batches(problem.valid, batch_size=batch_size, shuffle=batches is not None, seed=0, world=world, rank=rank)
     limit = len(plan) if batches is None else min(batches, len(plan))
     loss = torch.zeros((), dtype=torch.float64)
     count = 0

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import regard
+from regard.adapt.adapters import adapters
+from regard.adapt.files import save_adapter
 from regard.checkpoint.files import atomic, read_json, write_json
 from regard.checkpoint.save import save
 from regard.models.model import Model
@@ -60,9 +62,20 @@ class RunFolder:
         return int(names[-1].removeprefix("step-")) if names else None
 
     def export(self, model: Model, name: str) -> None:
-        """Write the model to a folder that `regard.load` opens; one built from bricks has no such form."""
-        if self.leader and model.raw:
+        """Write the model, or the adapters on it, to a folder that `regard.load` opens.
+
+        A model that was built from bricks has no such form.
+        """
+        if not (self.leader and model.raw):
+            return
+        if not adapters(model).plans:
             save(model, self.path / name)
+            return
+        save_adapter(model, self.path / name)
+        raw = {**model.raw, "architectures": [model.architecture]}
+        write_json(self.path / name / "config.json", raw)  # it names the head and the classes
+        if model.processor is not None:
+            model.processor.save_pretrained(self.path / name)
 
     def draw(self) -> None:
         """The loss curve as loss.png, if matplotlib is installed."""

@@ -82,6 +82,17 @@ def read_recipe(source: str | Path, changes: Iterable[str] = (), *, objectives: 
     return Recipe(**values, folder=folder)
 
 
+def changed(changes: Iterable[str]) -> dict[str, Any]:
+    """{"key": value} of "key=value", the value as in TOML. Raises ValueError for what is no change."""
+    values: dict[str, Any] = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{change!r} is no option; write key=value, as in label=stars")
+        values[name] = _value(text)
+    return values
+
+
 def _toml(path: Path) -> dict[str, Any]:
     import tomllib
 

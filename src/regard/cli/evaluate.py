@@ -1,0 +1,44 @@
+"""`regard evaluate`: how good a model is on data with the right answers beside."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+
+def evaluate(
+    model: str = typer.Argument(..., help="A folder, a hub id, or an embedded name."),
+    data: str = typer.Argument(..., help="A file or folder with rows and what is right for each."),
+    columns: list[str] = typer.Argument(None, help="key=value: what the columns are called, label=stars, by=line, ..."),
+    metric: list[str] = typer.Option([], "--metric", help="A metric by name; may be given several times."),
+    objective: str = typer.Option("", help="What the model is judged as, where its head leaves a choice."),
+    beams: int = typer.Option(0, help="Beams, where texts are written; by default what the model says."),
+    limit: int = typer.Option(0, help="At most so many rows, spread over the data."),
+    batch_size: int = typer.Option(32, help="Rows at a time."),
+    as_json: bool = typer.Option(False, "--json", help="Print as JSON."),
+) -> None:
+    """Measure a model: loss, perplexity, accuracy, F1, BLEU, ROUGE, WER, ... by what its head is for."""
+    from regard.training.judge import judge
+    from regard.training.recipe import changed
+
+    scores = judge(
+        model,
+        data,
+        changed(columns or []),
+        metrics=metric,
+        objective=objective,
+        beams=beams,
+        limit=limit,
+        batch_size=batch_size,
+    )
+    if as_json:
+        typer.echo(json.dumps(scores))
+        return
+    for name, value in scores.items():
+        typer.echo(f"{name:12} {value:,.4f}" if isinstance(value, float) else f"{name:12} {value:,}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this verb to the command."""
+    app.command("evaluate")(evaluate)
