@@ -87,7 +87,7 @@ def _numbers(name: str, value: Mapping[str, Any]) -> Range:
     return Range(name, low=low, high=high, log=bool(log), step=step)
 
 
-def changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """A recipe with other values; a name without a table is a training option. Raises ValueError for no table."""
     for name, value in values.items():
         table, _, key = name.rpartition(".")
@@ -166,7 +166,7 @@ class Search:
             return stop
 
         try:
-            recipe = changed(self.recipe, values)
+            recipe = with_values(self.recipe, values)
             job = build(recipe)
             options = {**job.problem.options, **recipe.train}
             history = fit(
@@ -227,7 +227,7 @@ class Search:
         trial = self.study.best_trial
         values = {r.name: r.choices[self._index(r, trial)] if r.choices else trial.params[r.name] for r in self.ranges}
         remark = f"Trial {trial.number} of {len(done)}: {self.goal} {trial.value:.6g}"
-        best = replace(changed(replace(self.recipe, train=dict(self.recipe.train)), values), search={}, output="")
+        best = replace(with_values(replace(self.recipe, train=dict(self.recipe.train)), values), search={}, output="")
         write_recipe(self.folder / "best.toml", best, remark)
         return {
             "trials": len(done),
@@ -279,7 +279,7 @@ def _check(recipe: Recipe, found: list[Range], trials: int) -> None:
         raise ValueError("a search compares runs on data that they have not learnt from: data.valid is missing")
     for span in found:
         for value in span.ends:
-            tried = changed(recipe, {span.name: value})
+            tried = with_values(recipe, {span.name: value})
             if "." not in span.name or span.name.startswith("train."):
                 try:
                     settings(**tried.train)
