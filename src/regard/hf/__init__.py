@@ -23,8 +23,25 @@ AUTO_MODELS = {
     "AutoModelForObjectDetection": "object-detection",
     "AutoModelForSemanticSegmentation": "semantic-segmentation",
     "AutoModelForUniversalSegmentation": "universal-segmentation",
+    "AutoModelForVideoClassification": "classification",
+    "AutoModelForImageTextToText": "causal-lm, seq2seq-lm",
+    "AutoModelForVision2Seq": "causal-lm, seq2seq-lm",
+    "AutoModelForVisualQuestionAnswering": "seq2seq-lm",
+    "AutoModelForSpeechSeq2Seq": "seq2seq-lm",
+    "AutoModelForCTC": "ctc",
+    "AutoModelForAudioClassification": "classification",
 }
-"""Names that open any family, and the head that they mean."""
+"""Names that open any family, and the head that they mean; of several, the first that the family has."""
+
+_SENSES = {
+    "Image": "image",
+    "Vision": "image",
+    "Visual": "image",
+    "Video": "video",
+    "Speech": "sound",
+    "Audio": "sound",
+}
+"""What a model must read to be opened by an `AutoModelFor...` with this word in its name."""
 
 _HOMES = {
     "pipeline": "regard",
@@ -57,7 +74,8 @@ def __getattr__(name: str) -> Any:
 def _door(name: str) -> Any:
     doors = importlib.import_module("regard.hf.doors")  # `from regard.hf import doors` would ask __getattr__ first
     if name in AUTO_MODELS:
-        return doors.ModelDoor(name=name, head=AUTO_MODELS[name])
+        sense = next((s for word, s in _SENSES.items() if word in name), None)
+        return doors.ModelDoor(name=name, head=AUTO_MODELS[name], sense=sense)
     if name.endswith(_SUFFIXES[:2]):
         return doors.TokenizerDoor(name=name)
     ending = next((ending for ending in _PROCESSORS if name.endswith(ending)), None)

@@ -158,11 +158,16 @@ class ProcessorDoor:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDoor:
-    """A class name: a head, and unless it begins with "Auto", the family that it opens."""
+    """A class name: a head, and unless it begins with "Auto", the family that it opens.
+
+    `head` of some "Auto" names is several with commas between: the first that a family has. `sense`: what the family
+    must read ("image", "video", "sound").
+    """
 
     name: str
     head: str
     family: Family | None = None
+    sense: str | None = None
 
     def from_pretrained(
         self,
@@ -187,12 +192,14 @@ class ModelDoor:
         """
         offline = local_files_only or None
         folder = find(ref, revision=revision, offline=offline)
+        raw = _raw(folder)
         if self.family is not None:
-            _same_family(self.name, self.family, folder, _raw(folder))
+            _same_family(self.name, self.family, folder, raw)
+        head = self._head_for(family_of(raw, str(folder.path / "config.json")), folder.name)
         labels = {int(number): str(label) for number, label in (id2label or {}).items()}
         model = regard.load(
             folder.path,
-            head=self.head,
+            head=head,
             num_labels=len(labels) or num_labels,
             dtype=dtype or torch_dtype or "auto",
             device=_device(device_map),
@@ -207,15 +214,27 @@ class ModelDoor:
         found = family_of(config, "this config")
         if self.family not in (None, found):
             raise ValueError(f"{self.name} is of {self.family.title}; this config is of {found.title}")
-        return regard.from_config(dict(config), head=self.head)
+        return regard.from_config(dict(config), head=self._head_for(found, "this config"))
 
     __call__ = from_config
+
+    def _head_for(self, family: Family, name: str) -> str:
+        """The head to open; ValueError for a family that reads something else, or that has none of several heads."""
+        if self.sense is not None and self.sense not in family.reads:
+            reads = " and ".join(family.reads)
+            raise ValueError(
+                f"{name} is of {family.title}, which reads {reads}; {self.name} opens what reads {self.sense}"
+            )
+        heads = self.head.split(", ")
+        return next((head for head in heads if head in family.head_kinds), heads[0])
 
     def __instancecheck__(self, thing: object) -> bool:
         if not isinstance(thing, Model) or not thing.architecture:
             return False
         family = family_of(thing.raw)
-        return self.family in (None, family) and family.architectures[thing.architecture].head == self.head
+        reads = self.sense is None or self.sense in family.reads
+        held = family.architectures[thing.architecture].head
+        return self.family in (None, family) and reads and held in self.head.split(", ")
 
 
 @dataclass(frozen=True, kw_only=True)
