@@ -53,6 +53,7 @@ def test_answers_equal_the_reference(tmp_path, beams):
     found = ours.generate(ids, mask, pixel_values=pixels, num_beams=beams, **LONG)
     assert found.tolist() == expected.tolist()
     regard.save(ours, tmp_path / "saved")
+    assert regard.load(tmp_path / "saved").generate(ids, mask, pixel_values=pixels, **LONG).shape == found.shape
     again, info = type(theirs).from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     for key, value in theirs.state_dict().items():

@@ -334,14 +334,20 @@ class Family:
         return tuple(kind for kind in HEAD_KINDS if kind in have)
 
     def architecture_for(self, head: HeadKind, like: str = "") -> str:
-        """The class name to write for a head: the first one, if possible of the same stem as a file's own (`like`).
+        """The class name to write for a head: a file's own (`like`), or the first one, if possible of the same stem.
 
         Raises ValueError listing the heads that there are.
         """
         names = [name for name, architecture in self.architectures.items() if architecture.head == head]
         if not names:
             raise ValueError(f"head is {head!r}; {self.title} has {', '.join(self.head_kinds)}")
+        if like in names and not like.endswith(_PARTLY):
+            return like
         return next((name for name in names if _stem(name) == _stem(like)), names[0])
+
+
+_PARTLY = ("ForPreTraining", "ForCausalLM")
+"""Endings of classes that are opened for another head than all of theirs where they are not the first of a head."""
 
 
 def _stem(name: str) -> str:
