@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import regard
 from regard.tasks import TASKS, find_task, tasks_for
-from regard.tasks.progress import Meter
+from regard.tasks.progress import Meter, clock
 from tests.tasks.conftest import same
 
 LABELS = ["bad", "so-so", "good"]
@@ -255,6 +256,24 @@ def test_a_bar_appears_for_long_work_only(monkeypatch: pytest.MonkeyPatch, capsy
         meter.close()
         assert meter.done == 10 and meter.bar is None
     assert capsys.readouterr().out == ""  # results go to stdout, a bar never
+
+
+def test_work_in_hand_is_shown_in_its_own_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("regard.tasks.progress.time.monotonic", lambda: now[0])
+    meter = Meter("work", 2, True)
+    for seconds, count, note in ((10.0, 0.25, "12:30 of 50:00"), (20.0, 0.5, "25:00 of 50:00")):
+        now[0] = seconds
+        meter.partly(count, note)
+        screen = Console(width=120, file=io.StringIO())
+        screen.print(meter.bar.get_renderable())
+        shown = screen.file.getvalue()  # type: ignore[attr-defined]
+        assert note in shown and f"0:00:{seconds:.0f}" in shown
+    assert shown.rstrip().endswith("left 0:01:00")  # a quarter of one in 10 seconds: one and a half of two are to come
+    meter.advance()
+    assert meter.bar.tasks[0].fields["note"] == "1/2"
+    meter.close()
+    assert [clock(seconds) for seconds in (0, 61.9, 3725)] == ["0:00", "1:01", "1:02:05"]
 
 
 def test_items_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,26 +24,37 @@ class Meter:
         self.done += count
         self._show(self.done)
 
-    def partly(self, count: float) -> None:
-        """Show that beyond finished items, this much of those in work is done."""
-        self._show(self.done + count)
+    def partly(self, count: float, note: str = "") -> None:
+        """Show that beyond finished items, this much of those in work is done; `note` says it in their own units."""
+        self._show(self.done + count, note)
 
-    def _show(self, done: float) -> None:
+    def _show(self, done: float, note: str = "") -> None:
         if not self.shown:
             return
         if self.bar is None:
             if time.monotonic() - self.start < PATIENCE or done == self.total:
                 return
             self._open()
-        self.bar.update(self.task, completed=done)
+        of = "" if self.total is None else f"/{self.total}"
+        self.bar.update(self.task, completed=done, note=note or f"{int(done)}{of}")
 
     def _open(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (TextColumn(self.title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.bar.add_task("", total=self.total)
+        columns = (TextColumn(self.title), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+        self.bar = Progress(
+            *columns,
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            refresh_per_second=2,
+            speed_estimate_period=3600,  # steps may be many seconds apart
+            get_time=time.monotonic,
+        )
+        self.task = self.bar.add_task("", total=self.total, note="")
+        self.bar.tasks[0].start_time = self.start
         self.bar.start()
 
     def close(self) -> None:
@@ -51,3 +62,9 @@ class Meter:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss below an hour."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

@@ -19,7 +19,7 @@ from regard.tasks.base import Piece
 from regard.tasks.marks import Marks, read_marks
 from regard.tasks.media import MediaOptions
 from regard.tasks.options import read_options
-from regard.tasks.progress import Meter
+from regard.tasks.progress import Meter, clock
 from regard.tasks.sounds import MOMENTS, ROWS, SoundTask, weight
 from regard.tasks.spoken import SPOKEN, UNSPACED
 from regard.tasks.transcribe import Manner, Transcriber
@@ -176,7 +176,7 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
         def progress(seconds: float) -> None:
             nonlocal done
             done += seconds
-            meter.partly(len(pieces) * min(1.0, done / total))
+            meter.partly(len(pieces) * min(1.0, done / total), f"{clock(min(done, total))} of {clock(total)}")
 
         rows = options.batch_size or ROWS
         if self.transcriber is not None and options.chunk_length_s:
