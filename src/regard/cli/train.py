@@ -17,6 +17,9 @@ def train(
     nodes: int = typer.Option(1, help="How many machines, started by torchrun."),
     strategy: str = typer.Option("auto", help="auto, ddp, fsdp, deepspeed_stage_1, ..."),
     fresh: bool = typer.Option(False, "--fresh", help="Start anew, and forget an earlier run of this folder."),
+    find_rate: bool = typer.Option(False, "--find-rate", help="Only look for a learning rate."),
+    search: bool = typer.Option(False, "--search", help="Search hyper-parameters, as the recipe's [search] says."),
+    sweep: bool = typer.Option(False, "--sweep", help="Fit a scaling law, over the sizes and data of [sweep]."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Train, fine-tune or adapt a model.
@@ -30,8 +33,18 @@ def train(
     from regard.training.recipe import read_recipe
 
     found = read_recipe(recipe, changes or [], objectives=OBJECTIVES)
-    folder = Path(output or found.output or f"runs/{Path(recipe).stem}")
-    result = run(found, folder, {"devices": devices, "nodes": nodes, "strategy": strategy}, fresh=fresh)
+    folder = output or found.output or f"runs/{Path(recipe).stem}"
+    wanted = [name for name, asked in (("find-rate", find_rate), ("search", search), ("sweep", sweep)) if asked]
+    where = {"devices": devices, "nodes": nodes, "strategy": strategy}
+    if len(wanted) > 1:
+        raise ValueError(f"--{wanted[0]} and --{wanted[1]} are given; allowed: one at a time")
+    if wanted and where != {"devices": 1, "nodes": 1, "strategy": "auto"}:
+        raise ValueError(f"--{wanted[0]} runs on one device; leave out --devices, --nodes and --strategy")
+    if wanted:
+        apart = folder if output or find_rate else f"{folder}-{wanted[0]}"
+        result = explore(wanted[0], found, Path(apart), fresh=fresh)
+    else:
+        result = run(found, Path(folder), where, fresh=fresh)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -68,6 +81,30 @@ def run(recipe: Any, folder: Path, devices: dict[str, Any], *, fresh: bool = Fal
             scores = evaluate(job.model, with_valid(job.problem, job.test))
         result["test"] = {name: round(value, 4) for name, value in scores.items()}
     return {**result, "model": str(kept)}
+
+
+def explore(what: str, recipe: Any, folder: Path, *, fresh: bool = False) -> dict[str, Any]:
+    """Find a rate, search, or sweep; gives what there is to say."""
+    if what == "search":
+        from regard.training.search import search
+
+        return search(recipe, folder, resume=not fresh)
+    if what == "sweep":
+        from regard.training.sweep import sweep
+
+        found = sweep(recipe, folder, resume=not fresh)
+        said = {"advice": found["advice"]["text"]} if found["advice"] else {"refused": found["refused"]}
+        return {"runs": found["runs"], "law": found["law"], "notes": found["notes"], **said, "folder": str(folder)}
+    from regard.training.build import build
+    from regard.training.config import settings
+    from regard.training.finder import find_rate
+
+    job = build(recipe)
+    curve = find_rate(job.model, job.problem, settings(**{**job.problem.options, **recipe.train}))
+    curve.write(folder)
+    named = {"learning_rate": curve.suggestion, "steepest": curve.steepest}
+    rates = {name: value if value is None else float(f"{value:.3g}") for name, value in named.items()}
+    return {**rates, "steps": len(curve.rates), "notes": curve.notes, "folder": str(folder)}
 
 
 def register(app: typer.Typer) -> None:
