@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,8 +260,9 @@ def test_a_damaged_state_falls_back_to_the_one_before(tmp_path: Path) -> None:
     assert_equal(weights(alone), weights(again))
 
 
-def test_two_processes_have_the_loss_of_one(tmp_path: Path) -> None:
-    """Dropout is drawn by each process, so the mean loss is compared without it."""
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_have_the_loss_of_one(tmp_path: Path, strategy: str) -> None:
+    """Dropout is drawn by each process, so the mean loss is compared without it. A run may go on with fewer devices."""
     script = tmp_path / "two.py"
     script.write_text(
         "import sys, torch; torch.set_num_threads(1)\n"
@@ -268,22 +270,14 @@ def test_two_processes_have_the_loss_of_one(tmp_path: Path) -> None:
         "from tests.training.learners import model, problem\n"
         f"plain = {PLAIN!r}\n"
         "fit(model(**plain), problem(), folder=sys.argv[1], steps=6, batch_size=10, accumulate=2, eval_every=3,\n"
-        "    log_every=1, devices=2, strategy='ddp', device='cpu', learning_rate=1e-3)\n"
+        f"    log_every=1, devices=2, strategy={strategy!r}, device='cpu', learning_rate=1e-3, ema=0.5, save_every=4)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     subprocess.run([sys.executable, script, tmp_path / "two"], cwd=ROOT, env=environment, check=True, timeout=300)
-    fit(
-        model(**PLAIN),
-        problem(),
-        folder=tmp_path / "one",
-        steps=6,
-        batch_size=10,
-        accumulate=2,
-        eval_every=3,
-        log_every=1,
-        learning_rate=1e-3,
-    )
-    one, two = outcome(tmp_path / "one")[1], outcome(tmp_path / "two")[1]
+    options: dict[str, Any] = {"steps": 6, "batch_size": 10, "accumulate": 2, "eval_every": 3, "log_every": 1}
+    options |= {"learning_rate": 1e-3, "ema": 0.5, "save_every": 4, "device": "cpu"}
+    fit(model(**PLAIN), problem(), folder=tmp_path / "one", **options)
+    (a, one), (b, two) = outcome(tmp_path / "one"), outcome(tmp_path / "two")
     assert len(one) == len(two) == 8
     for mine, theirs in zip(one, two, strict=True):
         assert mine["step"] == theirs["step"]
@@ -292,6 +286,14 @@ def test_two_processes_have_the_loss_of_one(tmp_path: Path) -> None:
                 assert mine[name] == pytest.approx(theirs[name], rel=1e-4)
         if "valid" in mine:
             assert mine["valid"] == pytest.approx(theirs["valid"], rel=1e-4)
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-5)
+    shutil.rmtree(tmp_path / "two/states/step-00000006")
+    alone = model(**PLAIN)
+    fit(alone, problem(), folder=tmp_path / "two", **options)
+    assert_equal(weights(regard.load(tmp_path / "two/last")), weights(alone))
+    for name, value in outcome(tmp_path / "two")[0].items():
+        torch.testing.assert_close(value, a[name], rtol=1e-3, atol=1e-5)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -84,6 +85,19 @@ def describe(model: Model, family: Family, kind: HeadKind, raw: dict[str, Any], 
     model.generation = folder.json("generation_config.json") or {}
     model.labels = Raw(raw).labels()
     model.folder = folder.path
+
+
+def twin(model: Model, weights: Mapping[str, torch.Tensor]) -> Model:
+    """A model of the same config and origin with these parameters, by name; for saving what lies elsewhere."""
+    with torch.device("meta"):
+        copy = build_model(model.config)
+    for name, value in weights.items():
+        place, _, last = name.rpartition(".")
+        setattr(copy.get_submodule(place), last, torch.nn.Parameter(value, requires_grad=False))
+    copy.tie()
+    for field in ("raw", "architecture", "name", "folder", "processor", "generation", "labels"):
+        setattr(copy, field, getattr(model, field))
+    return copy
 
 
 def table_for(family: Family, raw: Raw, kind: HeadKind) -> Table:

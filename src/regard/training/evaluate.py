@@ -9,20 +9,28 @@ import torch
 
 from regard.models.model import Model
 from regard.training.data.batches import Batches, stream
+from regard.training.learner import Learner
 from regard.training.problem import Problem
 
 
 @torch.no_grad()
 def evaluate(
-    model: Model, problem: Problem, *, batches: int | None = None, batch_size: int = 32, fabric: Any = None
+    model: Model,
+    problem: Problem,
+    *,
+    batches: int | None = None,
+    batch_size: int = 32,
+    fabric: Any = None,
+    learner: Any = None,
 ) -> dict[str, float]:
     """The mean loss on `problem.valid`, its metrics, and `perplexity` where the objective predicts tokens.
 
-    `batches` bounds the work: so many batches of rows from all over the data. The model is left in evaluation mode. Random draws (masks) are the same every time.
+    `learner` is the model and the objective as `fabric` has placed them. `batches` bounds the work: so many batches of
+    rows from all over the data. The model is left in evaluation mode. What is random (masks) is the same every time.
     """
     assert problem.valid is not None
-    model.eval()
-    problem.objective.eval()
+    learner = Learner(model, problem.objective) if learner is None else learner
+    learner.eval()
     world, rank = (1, 0) if fabric is None else (fabric.world_size, fabric.global_rank)
     device = model.device
     plan = Batches(problem.valid, batch_size=batch_size, shuffle=batches is not None, seed=0, world=world, rank=rank)
@@ -35,12 +43,11 @@ def evaluate(
     try:
         for _, (_, batch) in zip(range(limit), micros, strict=False):
             batch = batch.to(device)
-            loss += float(problem.objective(model, batch))
+            found, said, right = learner(batch, predict=True) if problem.metrics else (learner(batch), [], [])
+            loss += float(found)
             count += batch.count
-            if problem.metrics:
-                said, right = problem.objective.predict(model, batch)
-                predictions += said
-                references += right
+            predictions += said
+            references += right
     finally:
         micros.close()
     if world > 1:

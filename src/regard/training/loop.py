@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from regard.extras import need
 from regard.models.model import Model
-from regard.training.base import Batch, Objective
+from regard.training.base import Batch
 from regard.training.config import TrainConfig, settings
 from regard.training.data.batches import Batches, stream
+from regard.training.devices import set_up, settle, start, whole, whole_model
 from regard.training.evaluate import evaluate
 from regard.training.folder import RunFolder
+from regard.training.learner import Learner
 from regard.training.memory import checkpointed
 from regard.training.objectives.choose import head_kind
-from regard.training.optimizers import build_optimizer, freeze, set_rate, unfreeze
+from regard.training.optimizers import freeze, set_rate, unfreeze
 from regard.training.problem import Problem
 from regard.training.report import Diverged, Report
 from regard.training.schedules import factor
@@ -59,17 +60,6 @@ class Interrupted(SystemExit):
     """A signal asked for the end; the state was saved."""
 
 
-class Learner(nn.Module):
-    """A model and its objective as one module, so that any strategy sees one forward pass: batch -> sum of losses."""
-
-    def __init__(self, model: Model, objective: Objective):
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.objective(self.model, batch)
-
-
 def fit(
     model: Model,
     problem: Problem,
@@ -90,7 +80,7 @@ def fit(
     Raises ValueError for options that do not fit, a folder with another run, or a loss that is not finite.
     """
     config = settings(config, **({**problem.options, **options} if config is None else options))
-    fabric = _fabric(config)
+    fabric = start(config)
     store = None if folder is None else RunFolder(Path(folder), config, problem, model, resume, fabric.is_global_zero)
     return Loop(fabric, model, problem, config, store, show, watch).run()
 
@@ -120,8 +110,7 @@ class Loop:
         self.width = next(model.towers()).stack.config.dim
         self.frozen = frozenset(f"model.{name}" for name in freeze(model, config.freeze))
         learner = Learner(model, problem.objective)
-        optimizer = build_optimizer(learner, config.optimizer)
-        self.learner, self.optimizer = fabric.setup(learner, optimizer)
+        self.learner, self.optimizer = set_up(fabric, learner, config.optimizer)
         self.bare: Learner = self.learner.module
         self.batches = Batches(
             problem.train,
@@ -190,7 +179,7 @@ class Loop:
             loss += value.detach().float()
         norm = None
         if c.clip is not None:
-            norm = fabric.clip_gradients(self.learner, self.optimizer, max_norm=c.clip, error_if_nonfinite=False)
+            norm = whole(fabric.clip_gradients(self.learner, self.optimizer, max_norm=c.clip, error_if_nonfinite=False))
         rate = self.rate(step)
         set_rate(self.optimizer, rate)
         if norm is not None and not bool(torch.isfinite(norm)):  # such a step would destroy the weights
@@ -237,14 +226,17 @@ class Loop:
         c, p = self.config, self.progress
         assert self.problem.valid is not None
         with self.averaged():
-            scores = evaluate(self.model, self.problem, batches=c.eval_batches, fabric=self.fabric)
+            scores = evaluate(
+                self.model, self.problem, batches=c.eval_batches, fabric=self.fabric, learner=self.learner
+            )
+            settle(self.bare)
             self.learner.train()
             if c.goal not in scores:
                 raise ValueError(f"goal is {c.goal!r}; this run measures {', '.join(scores)}")
             value = scores[c.goal]
             better = p.best is None or (value < p.best if c.goal == "loss" else value > p.best)
             if better and self.store is not None:
-                self.store.export(self.model, "best")
+                self.store.export(whole_model(self.model), "best")
         if better:
             p.best, p.best_step, p.stale = value, p.step, 0
         else:
@@ -255,21 +247,21 @@ class Loop:
 
     def _save(self) -> None:
         assert self.store is not None
-        if self.fabric.is_global_zero:
-            try:
-                save_state(self.store.states, self.bare, self.optimizer, self.average, self.progress)
-            except OSError as error:
-                kept = self.store.newest()
-                raise OSError(
-                    f"the state after step {self.progress.step} cannot be written to {self.store.states}: {error}; "
-                    f"{'no state is kept' if kept is None else f'the state after step {kept} is whole'}"
-                ) from error
+        state = (self.bare, self.optimizer, self.average, self.progress)
+        try:
+            save_state(self.store.states, *state, leader=self.fabric.is_global_zero)
+        except OSError as error:
+            kept = self.store.newest()
+            raise OSError(
+                f"the state after step {self.progress.step} cannot be written to {self.store.states}: {error}; "
+                f"{'no state is kept' if kept is None else f'the state after step {kept} is whole'}"
+            ) from error
         self.fabric.barrier()
 
     def _finish(self) -> None:
         with self.averaged():
             if self.store is not None:
-                self.store.export(self.model, "last")
+                self.store.export(whole_model(self.model), "last")
         if self.average:
             _copy(self.average, dict(self.bare.named_parameters()))
         self.model.eval()
@@ -300,25 +292,6 @@ class Loop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _fabric(config: TrainConfig) -> Any:
-    fabrics = need("lightning_fabric", "train")
-    precision = {"32": "32-true", "bf16": "bf16-mixed"}[config.precision]
-    strategy: Any = config.strategy
-    if strategy == "ddp" or (strategy == "auto" and config.devices * config.nodes > 1):
-        from lightning_fabric.strategies import DDPStrategy
-
-        strategy = DDPStrategy(find_unused_parameters=True)  # a pooler that no loss reads is common
-    fabric = fabrics.Fabric(
-        accelerator=config.device,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy=strategy,
-        precision=precision,
-    )
-    fabric.launch()
-    return fabric
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from regard.checkpoint.files import read_json, write_json
+from regard.training.devices import fill, shared_like, whole
 
 _NAME = re.compile(r"step-(\d{8})")
 KEEP = 2
@@ -55,22 +56,33 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def save_state(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: dict[str, Tensor], progress: Progress
-) -> Path:
-    """Write the state after `progress.step` steps beside older ones, and remove the oldest; returns its folder.
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: dict[str, Tensor],
+    progress: Progress,
+    leader: bool = True,
+) -> None:
+    """Write the state after `progress.step` steps beside older ones, and remove the oldest.
 
-    Raises OSError, with everything as it was, if the disk is full.
+    Weights that are shared out over devices are brought together, so all devices must call this; the leader writes,
+    and a run may go on with another number of devices. Raises OSError, with everything as it was, if the disk is full.
     """
+    tensors, scalars = _flat(optimizer.state_dict()["state"])
+    kept = {name: whole(t.detach()) for name, t in weights(module).items()}
+    memory = {name: whole(t) for name, t in tensors.items()}
+    average = {name: whole(t) for name, t in ema.items()}
+    if not leader:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{secrets.token_hex(6)}.tmp"
     target = folder / f"step-{progress.step:08}"
     temporary.mkdir()
     try:
-        tensors, scalars = _flat(optimizer.state_dict()["state"])
-        _write({name: t.detach() for name, t in weights(module).items()}, temporary / "weights.safetensors")
-        _write(tensors, temporary / "optimizer.safetensors")
-        if ema:
-            _write(ema, temporary / "ema.safetensors")
+        _write(kept, temporary / "weights.safetensors")
+        _write(memory, temporary / "optimizer.safetensors")
+        if average:
+            _write(average, temporary / "ema.safetensors")
         record = {**asdict(progress), "pending": [float(loss) for loss in progress.pending]}
         write_json(temporary / "state.json", {"progress": record, "optimizer": scalars})
         _sync(temporary)
@@ -83,7 +95,6 @@ def save_state(
         raise
     for old in [path for _, path in _states(folder)][:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def load_state(
@@ -113,9 +124,10 @@ def _load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: 
     _fill(weights(module), stored, path / "weights.safetensors")
     _fill(ema, average, path / "ema.safetensors")
     state: dict[int, dict[str, Any]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, tensor in memory.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
+        state.setdefault(int(index), {})[key] = shared_like(tensor, parameters[int(index)])
     for name, value in record["optimizer"].items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
@@ -129,7 +141,7 @@ def _fill(into: dict[str, Tensor], stored: dict[str, Tensor], where: Path) -> No
     if wrong:
         raise ValueError(f"{where} belongs to another model: {wrong[0]!r} does not fit ({len(wrong)} in all)")
     for name, tensor in into.items():
-        tensor.copy_(stored[name])
+        fill(tensor, stored[name])
 
 
 def _flat(state: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
