@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import regard.checkpoint.save
@@ -69,7 +72,7 @@ def load(
 
 
 def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool) -> Model:
-    """The model that an adapter belongs to, with the adapter on it; classes are called as they came with the adapter."""
+    """The model that an adapter belongs to, with the adapter on it; classes are called as they came with it."""
     from regard import adapt
 
     config = adapt.read_config(folder.path)
@@ -79,12 +82,27 @@ def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool)
     labels = {} if raw is None or "id2label" not in raw else Raw(raw).labels()
     head = options["head"] or _HEADS.get(str(config.task_type and config.task_type.value))
     wanted = {**options, "head": head, "num_labels": options["num_labels"] or len(labels) or None}
-    model = load(config.base_model_name_or_path, with_processor=with_processor, **wanted)
+    with _without_notice(config.modules_to_save):  # the head comes with the adapter
+        model = load(config.base_model_name_or_path, with_processor=with_processor, **wanted)
     adapt.load_adapter(model, folder.path)
     if labels:
         model.name_labels(labels)
     model.name = folder.name
     return model.eval()
+
+
+@contextmanager
+def _without_notice(unless_empty: Any) -> Iterator[None]:
+    """Within, new weights of a head are no news."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not (unless_empty and str(record.msg).startswith("new weights for"))
+
+    checkpoint.log.addFilter(wanted)
+    try:
+        yield
+    finally:
+        checkpoint.log.removeFilter(wanted)
 
 
 def check_vocabulary(model: Model) -> None:

@@ -9,8 +9,8 @@ import typer
 
 def evaluate(
     model: str = typer.Argument(..., help="A folder, a hub id, or an embedded name."),
-    data: str = typer.Argument(..., help="A file or folder with rows and what is right for each."),
-    columns: list[str] = typer.Argument(None, help="key=value: what the columns are called, label=stars, by=line, ..."),
+    data: str = typer.Argument(..., help="A file or folder of rows, or a recipe: what that holds out."),
+    changes: list[str] = typer.Argument(None, help="key=value, as in a recipe's [data]: label=stars by=line ..."),
     metric: list[str] = typer.Option([], "--metric", help="A metric by name; may be given several times."),
     objective: str = typer.Option("", help="What the model is judged as, where its head leaves a choice."),
     beams: int = typer.Option(0, help="Beams, where texts are written; by default what the model says."),
@@ -18,14 +18,18 @@ def evaluate(
     batch_size: int = typer.Option(32, help="Rows at a time."),
     as_json: bool = typer.Option(False, "--json", help="Print as JSON."),
 ) -> None:
-    """Measure a model: loss, perplexity, accuracy, F1, BLEU, ROUGE, WER, ... by what its head is for."""
+    """Measure a model on data with the right answers beside: loss, accuracy, F1, BLEU, WER, ... by its head.
+
+    regard evaluate runs/classification/best test.csv label=stars
+
+    A run's own recipe judges it on what was held out of its data: regard evaluate runs/x/best runs/x/recipe.toml
+    """
     from regard.training.judge import judge
-    from regard.training.recipe import changed
 
     scores = judge(
         model,
         data,
-        changed(columns or []),
+        changes or [],
         metrics=metric,
         objective=objective,
         beams=beams,

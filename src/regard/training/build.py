@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import regard
 from regard import adapt, front
 from regard.models.model import Model
-from regard.training.data.clean import clean, deduplicate
+from regard.preprocess.ctc import CTCTokenizer
+from regard.training.base import Objective
+from regard.training.config import TrainConfig
 from regard.training.data.labels import Labels
-from regard.training.data.read import read_rows
 from regard.training.data.rows import column_of
-from regard.training.data.split import class_weights, split
+from regard.training.data.split import class_weights
 from regard.training.data.tokenizer import train_tokenizer
 from regard.training.data.tokens import fingerprint_of_files, fingerprint_of_texts
 from regard.training.kinds import KINDS, Kind
 from regard.training.metrics import find_metrics
+from regard.training.objectives import OBJECTIVES
+from regard.training.parts import Parts, label_column, parts_of
 from regard.training.problem import Problem
 from regard.training.recipe import Recipe
+from regard.training.toml import recipe_text
 
-READING = ("columns", "by", "delimiter", "quoting", "encoding", "pattern", "tolerant")
-"""Options of [data] that say how files are read."""
-_HERE = (*READING, "train", "valid", "test", "clean", "deduplicate", "limit", "group", "seed")
-
-
+SAVE_EVERY = 500
+"""Steps after which the state of a run is kept at the latest."""
+_PROBLEMS = {"single": "single_label_classification", "multi": "multi_label_classification", "regression": "regression"}
 _TASK_TYPES = {
     "classification": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
@@ -56,171 +60,154 @@ class Job:
 
 def build(recipe: Recipe) -> Job:
     """Read the data, make or load the model, and prepare the rows. Raises ValueError naming what does not fit."""
-    name, options = _named(recipe.objective)
-    if name not in KINDS:
-        raise ValueError(f"objective is {name!r}; allowed: {', '.join(KINDS)}")
+    name, options = named(recipe.objective)
     kind = KINDS[name]
-    notes: list[str] = []
-    parts = _parts(recipe, kind, notes)
-    labels = _labels(recipe, kind, parts["train"], options)
-    model = _model(recipe, kind, parts["train"], labels)
-    if labels is not None:
-        model.name_labels(labels.id2label)
-    if options.get("weights") == "balanced":
-        options["weights"] = _balanced(parts["train"], recipe, kind, labels)
-    objective = kind.make(model, **_fitting(kind.make, name, options))
-    how = {key: value for key, value in recipe.data.items() if key not in _HERE}
-    ready = {part: prepared(kind, rows, model, labels, how) for part, rows in parts.items()}
-    notes += [f"{part}: {note}" for part, rows in ready.items() for note in getattr(rows, "notes", [])]
-    if recipe.adapter:
-        _adapt(model, recipe.adapter, kind)
-    metrics = recipe.metrics or (kind.metrics if options.get("kind", "single") == "single" else ())
+    _check_start(recipe)
+    config = recipe.config
+    metrics = find_metrics(recipe.metrics)
+    parts = parts_of(recipe, kind, classes=options.get("kind") != "regression")
+    with torch.random.fork_rng(devices=[]):  # a new head, a new adapter: the same in every run
+        torch.manual_seed(config.seed)
+        model = _model(recipe, kind, parts, options)
+        if recipe.adapter:
+            _adapt(model, recipe.adapter, kind)
+        objective = objective_of(name, model, parts, options)
+        ready = {part: prepared(kind, parts, part, model, objective) for part in parts.rows}
+    notes = parts.notes + [f"{part}: {note}" for part, rows in ready.items() for note in getattr(rows, "notes", [])]
     problem = Problem(
         objective=objective,
         train=ready["train"],
         valid=ready.get("valid"),
-        metrics=find_metrics(metrics),
-        labels={} if labels is None else labels.id2label,
-        fingerprint=_fingerprint(recipe, parts),
-        options=_suiting(recipe),
+        metrics=metrics or find_metrics(kind.usual(objective)),
+        labels={} if parts.labels is None else parts.labels.id2label,
+        fingerprint=_fingerprint(recipe, parts.rows),
+        options=_suiting(recipe, config, ready["train"]),
+        recipe=recipe_text(recipe),
     )
     return Job(model, problem, ready.get("test"), tuple(notes))
 
 
-def _named(objective: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    if isinstance(objective, str):
-        return objective, {}
-    options = dict(objective)
-    return str(options.pop("name", "")), options
+def _check_start(recipe: Recipe) -> None:
+    if not recipe.model:
+        raise ValueError(
+            "model is missing: a checkpoint to start from, as in model=FOLDER, or a table of config.json for a new one"
+        )
+    if recipe.adapter and not isinstance(recipe.model, str):
+        raise ValueError("adapter is given beside a new model, which would not learn then; leave the adapter out")
+    if recipe.tokenizer and isinstance(recipe.model, str):
+        raise ValueError("tokenizer is given beside a checkpoint, which has its own; leave it out")
 
 
-def _parts(recipe: Recipe, kind: Kind, notes: list[str]) -> dict[str, Any]:
-    """Rows of "train", "valid" and "test"; a part that is given as a number is taken from "train"."""
-    data = recipe.data
-    if "train" not in data:
-        raise ValueError("data.train is missing: which file, folder or files to learn from")
-    how = {key: data[key] for key in READING if key in data}
-    parts = {"train": read_rows(_source(recipe, data["train"]), **how)}
-    wanted = {name: data.get(name, 0.1 if name == "valid" else None) for name in ("valid", "test")}
-    for name, value in wanted.items():
-        if value and not isinstance(value, (int, float)):
-            parts[name] = read_rows(_source(recipe, value), **how)
-    if data.get("limit"):
-        parts["train"] = selected(parts["train"], np.arange(min(int(data["limit"]), len(parts["train"]))))
-    columns = [str(data.get(name, name)) for name in kind.texts]
-    if data.get("clean"):
-        parts["train"], report = clean(parts["train"], columns)
-        notes.append(f"train: {report}")
-    if data.get("deduplicate"):
-        near = data["deduplicate"] if isinstance(data["deduplicate"], float) else None
-        parts["train"], report = deduplicate(parts["train"], columns, near=near)
-        notes.append(f"train: {report}")
-    shares = {name: float(value) for name, value in wanted.items() if isinstance(value, (int, float)) and value}
-    return {**parts, **_shared_out(parts["train"], shares, recipe, kind)} if shares else parts
+def objective_of(name: str, model: Model, parts: Parts, options: dict[str, Any]) -> Objective:
+    """An objective for a model. Raises ValueError for options that it does not have."""
+    kind = KINDS[name]
+    if options.get("weights") == "balanced":
+        options = {**options, "weights": _balanced(parts, kind)}
+    _check_options(kind.make, name, options)
+    try:
+        return kind.make(model, **options)
+    except TypeError as error:  # one that must be given, or of another type
+        said = str(error).partition("missing ")[2].partition(": ")[2] or str(error)
+        raise ValueError(f"objective {name!r} needs {said}; write objective={{name = {name!r}, ...}}") from None
 
 
-def _shared_out(rows: Any, shares: dict[str, float], recipe: Recipe, kind: Kind) -> dict[str, Any]:
-    if sum(shares.values()) >= 1:
-        raise ValueError(f"data.{next(iter(shares))} is {shares}; allowed: parts that leave some rows for training")
-    if len(rows) == 1 and kind.texts:  # one long text: its end is held out
-        column = str(recipe.data.get(kind.texts[0], kind.texts[0]))
-        return _cut(rows, column, shares)
-    labels = groups = None
-    if kind.label is not None and recipe.data.get("group") is None:
-        values = column_of(rows, str(recipe.data.get("label", kind.label)))
-        counts = {value: values.count(value) for value in set(values)} if _hashable(values) else {}
-        labels = values if counts and min(counts.values()) > 1 and len(counts) < len(values) / 2 else None
-    if recipe.data.get("group") is not None:
-        groups = column_of(rows, str(recipe.data["group"]))
-    found = split(
-        len(rows),
-        {"train": 1 - sum(shares.values()), **shares},
-        seed=int(recipe.data.get("seed", 0)),
-        labels=labels,
-        groups=groups,
-    )
-    return {name: selected(rows, numbers) for name, numbers in found.items()}
+def named(objective: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of an objective. Raises ValueError for a name that there is not."""
+    options = {"name": objective} if isinstance(objective, str) else dict(objective)
+    name = options.pop("name", None)
+    if name not in KINDS:
+        near = difflib.get_close_matches(str(name), KINDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(KINDS)}"
+        raise ValueError(f"objective is {name!r}{hint}")
+    return str(name), options
 
 
-def _cut(rows: Any, column: str, shares: dict[str, float]) -> dict[str, Any]:
-    text = column_of(rows, column)[0]
-    ends, start = {}, int(len(text) * (1 - sum(shares.values())))
-    found = {"train": [{column: text[:start]}]}
-    for name, share in shares.items():
-        ends[name] = start + int(len(text) * share)
-        found[name] = [{column: text[start : ends[name]]}]
-        start = ends[name]
-    return found
-
-
-def _hashable(values: Any) -> bool:
-    return all(isinstance(value, (str, int, bool)) for value in values)
-
-
-def selected(rows: Any, numbers: Any) -> Any:
-    """The rows of these numbers."""
-    return rows.select(numbers) if hasattr(rows, "select") else [rows[int(i)] for i in numbers]
-
-
-def _source(recipe: Recipe, value: Any) -> Any:
-    if isinstance(value, str):
-        return recipe.path(value)
-    if isinstance(value, Mapping):
-        return {key: recipe.path(str(path)) for key, path in value.items()}
-    return [recipe.path(str(path)) for path in value]
-
-
-def _labels(recipe: Recipe, kind: Kind, rows: Any, options: Mapping[str, Any]) -> Labels | None:
-    if kind.label is None or options.get("kind") == "regression":
-        return None
-    return Labels.of_column(rows, str(recipe.data.get("tags" if kind.label == "tags" else "label", kind.label)))
-
-
-def _balanced(rows: Any, recipe: Recipe, kind: Kind, labels: Labels | None) -> list[float]:
-    if labels is None or kind.head != "classification":
+def _balanced(parts: Parts, kind: Kind) -> list[float]:
+    if parts.labels is None or kind.head != "classification":
         raise ValueError("weights is 'balanced'; allowed only with classes")
-    column = str(recipe.data.get("label", kind.label))
-    weights = class_weights([labels.id(value, i, column) for i, value in enumerate(column_of(rows, column))])
-    return [float(weights[i]) for i in range(len(labels))]
+    column = label_column(parts.how, kind)
+    values = column_of(parts.rows["train"], column)
+    with parts.located("train"):
+        weights = class_weights([parts.labels.id(value, i, column) for i, value in enumerate(values)])
+    return [float(weights.get(i, 1.0)) for i in range(len(parts.labels))]
 
 
-def _model(recipe: Recipe, kind: Kind, rows: Any, labels: Labels | None) -> Model:
-    count = None if labels is None else len(labels)
+def _model(recipe: Recipe, kind: Kind, parts: Parts, options: Mapping[str, Any]) -> Model:
+    labels, count = parts.labels, None
+    if labels is not None:
+        count = len(labels)
+    elif kind.head == "classification":
+        count = int(np.size(column_of(parts.rows["train"], label_column(parts.how, kind))[0]))  # numbers a row
     if isinstance(recipe.model, str):
-        if not recipe.model:
-            raise ValueError("model is missing: a checkpoint to start from, or a table of config.json for a new one")
-        folder = recipe.path(recipe.model)
-        model = regard.load(folder if folder.exists() else recipe.model, head=kind.head, num_labels=count)
-        if recipe.tokenizer:
-            raise ValueError("tokenizer is given beside a checkpoint, which has its own; leave it out")
-        return model
-    raw = dict(recipe.model)
+        model = _loaded(recipe, recipe.model, kind, count)
+    else:
+        model = _new(recipe, recipe.model, kind, parts, count)
+    if labels is not None:
+        if set(labels.names) == set(model.labels.values()):  # the model goes on with its own order
+            labels = parts.labels = Labels(model.labels[i] for i in range(len(model.labels)))
+        model.name_labels(labels.id2label)
+    if kind.head == "classification":
+        model.raw = {**model.raw, "problem_type": _PROBLEMS.get(str(options.get("kind", "single")))}
+    return model
+
+
+def _loaded(recipe: Recipe, ref: str, kind: Kind, count: int | None) -> Model:
+    folder = recipe.path(ref)
+    model = regard.load(folder if folder.exists() else ref, head=kind.head, num_labels=count)
+    if recipe.adapter and adapt.trainable(model)[0] < adapt.trainable(model)[1]:
+        raise ValueError(f"adapter: {ref} has one already; merge it first, or start from the model that it belongs to")
+    return model
+
+
+def _new(recipe: Recipe, fields: Mapping[str, Any], kind: Kind, parts: Parts, count: int | None) -> Model:
+    raw = dict(fields)
     processor = raw.pop("processor", None)
-    tokenizer = _tokenizer(recipe, kind, rows)
+    tokenizer = _tokenizer(recipe, kind, parts)
     if tokenizer is not None:
         raw.setdefault("vocab_size", len(tokenizer))
-        for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
+        for name in ("pad", "bos", "eos"):
             number = getattr(tokenizer, f"{name}_token_id", None)
-            if number is not None and name in ("pad", "bos", "eos"):
+            if number is not None:
                 raw.setdefault(f"{name}_token_id", number)
     if count is not None:
-        raw |= {"id2label": labels.id2label, "label2id": {name: i for i, name in enumerate(labels)}}  # type: ignore
+        raw["num_labels"] = count
     model = regard.from_config(raw, head=kind.head, seed=recipe.config.seed)
     model.processor = tokenizer if processor is None else _processor(processor, tokenizer)
     return model
 
 
-def _tokenizer(recipe: Recipe, kind: Kind, rows: Any) -> Any:
-    wanted = recipe.tokenizer
+def _tokenizer(recipe: Recipe, kind: Kind, parts: Parts) -> Any:
+    wanted, rows = recipe.tokenizer, parts.rows["train"]
     if not wanted:
         return None
     if isinstance(wanted, str) and wanted != "characters":
         found = front.processor(recipe.path(wanted))
+        if found is None:
+            raise ValueError(f"tokenizer is {wanted!r}; allowed: a folder that holds one, 'characters', or a table")
         return getattr(found, "tokenizer", found)
-    options = {"kind": "characters", "vocab_size": 2**16} if isinstance(wanted, str) else dict(wanted)
-    columns = [str(recipe.data.get(name, name)) for name in kind.texts]
-    texts = [text for column in columns for text in column_of(rows, column)]
+    letters = {"kind": "characters", "vocab_size": 2**16}
+    options = {
+        **({"special_tokens": kind.marks} if kind.marks else {}),
+        **(letters if isinstance(wanted, str) else wanted),
+    }
+    with parts.located("train"):
+        values = [value for column in kind.columns(rows, parts.how) for value in column_of(rows, column)]
+    texts = [text for value in values for text in (value if isinstance(value, (list, tuple)) else (value,))]
+    if kind.use == "letters":
+        if options != letters:
+            raise ValueError(f"tokenizer is {wanted!r}; allowed for a model that hears letters: 'characters'")
+        return _letters(texts)
+    known = set(inspect.signature(train_tokenizer).parameters) - {"texts", "folder"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(f"tokenizer has no option {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
     return train_tokenizer(texts, use=options.pop("use", kind.use), **options)
+
+
+def _letters(texts: Sequence[str]) -> CTCTokenizer:
+    """A tokenizer of the letters that occur, a word's end among them, as of models that hear."""
+    found = sorted({letter for text in texts for letter in text} - {" "})
+    return CTCTokenizer({token: i for i, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", "|", *found))})
 
 
 def _processor(fields: Mapping[str, Any], tokenizer: Any) -> Any:
@@ -232,26 +219,34 @@ def _processor(fields: Mapping[str, Any], tokenizer: Any) -> Any:
         return front.processor(folder)
 
 
-def prepared(kind: Kind, rows: Any, model: Model, labels: Labels | None, how: Mapping[str, Any]) -> Any:
-    """Rows as the objective wants them. Raises ValueError for an option that this kind of rows does not have."""
+def prepared(
+    kind: Kind, parts: Parts, name: str, model: Model, objective: Objective, *, learn: bool | None = None
+) -> Any:
+    """The rows of a part as the objective wants them, to learn from or to be judged on.
+
+    Raises ValueError naming what does not fit, and its row.
+    """
+    how = {**parts.how, **{key: getattr(objective, key) for key in kind.shared}}
+    learn = name == "train" if learn is None else learn
+    if not learn and "block" in how:
+        how["stride"] = how["block"]  # to be judged on, each token once
     try:
-        return kind.rows(rows, model, labels, **how)
-    except TypeError as error:  # an option of [data] that this kind of rows does not have
+        with parts.located(name):
+            return kind.rows(parts.rows[name], model, parts.labels, **how)
+    except TypeError as error:  # an option of [data] for text where there are images, say
         unknown = str(error).partition("unexpected keyword argument ")[2]
         if not unknown:
             raise
-        raise ValueError(f"data has no option {unknown} for this objective") from None
+        raise ValueError(f"data has the option {unknown}, which rows like these do not have") from None
 
 
-def _fitting(make: Any, name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    from regard.training.objectives import OBJECTIVES
-
+def _check_options(make: Any, name: str, options: Mapping[str, Any]) -> None:
     known = set(inspect.signature(OBJECTIVES[name].__init__).parameters) | set(inspect.signature(make).parameters)
+    known -= {"self", "model", "options", "vocabulary", "crops", "mask", "special", "sentinel", "last_sentinel"}
     unknown = sorted(set(options) - known)
     if unknown:
-        allowed = ", ".join(sorted(known - {"self", "model", "options"}))
+        allowed = ", ".join(sorted(known)) or "none"
         raise ValueError(f"objective {name!r} has no option {unknown[0]!r}; allowed: {allowed}")
-    return options
 
 
 def _adapt(model: Model, table: Mapping[str, Any], kind_of_training: Kind) -> None:
@@ -267,9 +262,11 @@ def _adapt(model: Model, table: Mapping[str, Any], kind_of_training: Kind) -> No
     adapt.add(model, config)
 
 
-def _suiting(recipe: Recipe) -> dict[str, Any]:
-    """A new model learns faster than one that is only tuned."""
-    return {} if isinstance(recipe.model, str) else {"learning_rate": 1e-3, "warmup": 0.05}
+def _suiting(recipe: Recipe, config: TrainConfig, train: Any) -> dict[str, Any]:
+    """A new model learns faster than one that is only tuned. Both are judged and kept once an epoch, and at the end."""
+    epoch = max(1, len(train) // (config.batch_size * config.accumulate))
+    often = {"eval_every": epoch, "save_every": min(epoch, SAVE_EVERY)}
+    return often if isinstance(recipe.model, str) else {"learning_rate": 1e-3, "warmup": 0.05, **often}
 
 
 def _fingerprint(recipe: Recipe, parts: Mapping[str, Any]) -> str:

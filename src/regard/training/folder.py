@@ -55,6 +55,9 @@ class RunFolder:
         elif leader:
             path.mkdir(parents=True, exist_ok=True)
             write_json(file, {**record, "made": _made()})
+            if problem.recipe:
+                with atomic(path / "recipe.toml") as temporary:
+                    temporary.write_text(problem.recipe, "utf-8")
 
     def newest(self) -> int | None:
         """The step of the newest state, if there is one."""

@@ -14,6 +14,7 @@ from regard.training.data.labels import Labels
 from regard.training.data.tokens import Tokens, end_of, ids_of
 from regard.training.objectives import OBJECTIVES, Crops, Denoising, SelfDistillation, SpanCorruption
 from regard.training.objectives.choose import masked_lm, tokenizer_of
+from regard.training.objectives.classification import Classification
 
 Options = Mapping[str, Any]
 
@@ -22,6 +23,10 @@ Options = Mapping[str, Any]
 class Kind:
     """One kind of training. `rows(rows, model, labels, **options)` prepares them; `make(model, **options)` builds the
     objective; `use` is what a tokenizer that is trained for it is for; `label` the column of classes, if it has any.
+
+    `options` are those of [data] that its rows know: names of columns, lengths; `shared` those of the objective that
+    its rows must know as well; `marks` are tokens that its tokenizer needs. `held_out`: whether rows are held out where
+    nobody says.
     """
 
     head: HeadKind
@@ -31,57 +36,99 @@ class Kind:
     label: str | None = None
     metrics: tuple[str, ...] = ()
     texts: tuple[str, ...] = ("text",)
+    options: tuple[str, ...] = ("text", "max_length")
+    shared: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    held_out: bool = True
+
+    def sense(self, rows: Any, options: Options) -> str | None:
+        """What is read from rows in place of text: "image", "audio", or None."""
+        names = getattr(rows, "column_names", None) or (list(rows[0]) if len(rows) else [])
+        if any(options.get(name, name) in names for name in self.texts):
+            return None
+        return next((name for name in ("image", "audio") if name in names or name in options), None)
+
+    def columns(self, rows: Any, options: Options) -> list[str]:
+        """The columns of text that are read or written."""
+        if self.sense(rows, options) is None:
+            return [str(options.get(name, name)) for name in self.texts]
+        return [str(options.get("text", "text"))] if self.texts and self.label is None else []
+
+    def usual(self, objective: Objective) -> tuple[str, ...]:
+        """Metrics where none are named."""
+        return _OF_CLASSES[objective.kind] if isinstance(objective, Classification) else self.metrics
 
 
-def _sense(values: Any) -> str | None:
-    """What rows hold beside text: "image", "audio", or None."""
-    names = getattr(values, "column_names", None) or (list(values[0]) if len(values) else [])
-    return next((name for name in ("image", "audio") if name in names), None)
+_OF_CLASSES = {"single": ("accuracy", "f1"), "multi": ("micro_f1",), "regression": ("mse", "pearson")}
 
 
-def _classification(rows: Any, model: Model, labels: Labels | None, **options: Any) -> Any:
-    sense = _sense(rows)
+def _classification(rows: Any, model: Model, labels: Labels | None, *, kind: str = "single", **options: Any) -> Any:
+    sense = KINDS["classification"].sense(rows, options)
     if sense is None:
-        return prepare.classification(rows, tokenizer_of(model), labels=labels, **options)
+        options = _fitted(model, options)
+        return prepare.classification(rows, tokenizer_of(model), labels=labels, kind=kind, **options)
+    if kind != "single":
+        raise ValueError(f"kind is {kind!r}; allowed for images and sounds: 'single'")
     make = senses.images if sense == "image" else senses.sounds
     return make(rows, model.processor, labels=labels, label=options.pop("label", "label"), **options)
 
 
-def _causal_lm(rows: Any, model: Model, labels: Labels | None, *, block: int | None = None, **options: Any) -> Any:
-    """Rows of documents; with `block`, windows of so many tokens and one more that begin anywhere in the text."""
+def _causal_lm(
+    rows: Any, model: Model, labels: Labels | None, *, block: int | None = None, stride: int = 1, **options: Any
+) -> Any:
+    """Rows of documents; with `block`, windows of so many tokens and one more, which begin every `stride` tokens."""
     tokenizer = tokenizer_of(model)
     if block is None:
         options.setdefault("max_length", model.max_length)
         return prepare.causal_lm(rows, tokenizer, **options)
-    texts = list(prepare.column_of(rows, options.pop("text", "text")))
+    if model.max_length is not None and block > model.max_length:
+        raise ValueError(f"data.block is {block}; this model reads at most {model.max_length} tokens")
+    texts = prepare._texts(rows, options.pop("text", "text"))
     if options:
-        raise ValueError(f"data has {next(iter(options))!r}; allowed beside block: text")
+        raise ValueError(f"data has {next(iter(options))!r}; allowed beside block: text, stride")
     end = end_of(tokenizer) if len(texts) > 1 else []
     documents = [[*ids, *end] for ids in ids_of(tokenizer, texts, special=False)]
-    return blocks.Blocks(Tokens.of(documents), block + 1, stride=1)
+    tokens = Tokens.of(documents)
+    if tokens.count <= block:
+        raise ValueError(f"data.block is {block}, but there are {tokens.count} tokens in all; allowed: fewer than that")
+    return blocks.Blocks(tokens, block + 1, stride=stride)
 
 
 def _seq2seq(rows: Any, model: Model, labels: Labels | None, **options: Any) -> Any:
-    sense = _sense(rows)
+    sense = KINDS["seq2seq"].sense(rows, options)
     if sense is None:
         options.setdefault("max_source", model.max_length)
         options.setdefault("max_target", model.max_length)
         return prepare.seq2seq(rows, tokenizer_of(model), **options)
-    options.setdefault("text", "text")
+    text = options.pop("text", "text")
+    start = model.config.tokens.decoder_start
     if sense == "image":
-        return senses.images(rows, model.processor, **options)
-    return senses.sounds(rows, model.processor, decoder_start=model.config.tokens.decoder_start, **options)
+        return senses.images(rows, model.processor, written=text, decoder_start=start, **options)
+    return senses.sounds(rows, model.processor, text=text, decoder_start=start, **options)
 
 
 def _with_tokenizer(function: Callable[..., Any]) -> Callable[..., Any]:
     def rows(values: Any, model: Model, labels: Labels | None, **options: Any) -> Any:
-        return function(values, tokenizer_of(model), **options)
+        return function(values, tokenizer_of(model), **_fitted(model, options))
 
     return rows
 
 
+def _fitted(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer that was trained for a new model does not know how much the model reads."""
+    own = getattr(tokenizer_of(model), "model_max_length", None) or model.max_length
+    return options if model.max_length is None else {"max_length": min(own, model.max_length), **options}
+
+
 def _token_classification(rows: Any, model: Model, labels: Labels | None, **options: Any) -> Any:
-    return prepare.token_classification(rows, tokenizer_of(model), labels=labels, **options)
+    return prepare.token_classification(rows, tokenizer_of(model), labels=labels, **_fitted(model, options))
+
+
+def _questions(rows: Any, model: Model, labels: Labels | None, **options: Any) -> Any:
+    """Windows of 384 tokens that overlap by 128 (1810.04805), smaller ones for a model that reads less."""
+    most = _fitted(model, {}).get("max_length", 384)
+    options = {"max_length": min(384, most), "stride": min(128, most // 4), **options}
+    return answers.question_answering(rows, tokenizer_of(model), **options)
 
 
 def _letters(rows: Any, model: Model, labels: Labels | None, **options: Any) -> Any:
@@ -122,22 +169,42 @@ def _self_distillation(model: Model, *, large: int, small: int, count: int = 8, 
     return SelfDistillation(model, crops=Crops(large=large, small=small, count=count), **options)
 
 
+_SENSES = ("image", "audio", "keep")
+
 KINDS: dict[str, Kind] = {
-    "causal-lm": Kind(head="causal-lm", rows=_causal_lm, make=_plain("causal-lm"), use="causal"),
-    "masked-lm": Kind(head="masked-lm", rows=_with_tokenizer(prepare.masked_lm), make=masked_lm),
-    "span-corruption": Kind(
-        head="seq2seq-lm", rows=_with_tokenizer(prepare.masked_lm), make=_span_corruption, use="seq2seq"
+    "causal-lm": Kind(
+        head="causal-lm",
+        rows=_causal_lm,
+        make=_plain("causal-lm"),
+        use="causal",
+        options=("text", "prompt", "max_length", "block", "stride"),
     ),
-    "denoising": Kind(head="seq2seq-lm", rows=_with_tokenizer(prepare.masked_lm), make=_denoising, use="seq2seq"),
+    "masked-lm": Kind(
+        head="masked-lm", rows=_with_tokenizer(prepare.masked_lm), make=masked_lm, shared=("whole_words",)
+    ),
+    "span-corruption": Kind(
+        head="seq2seq-lm",
+        rows=_with_tokenizer(prepare.masked_lm),
+        make=_span_corruption,
+        use="seq2seq",
+        marks=tuple(f"<extra_id_{i}>" for i in reversed(range(100))),  # the first has the largest id, as in T5
+    ),
+    "denoising": Kind(head="seq2seq-lm", rows=_with_tokenizer(prepare.masked_lm), make=_denoising, use="denoising"),
     "seq2seq": Kind(
-        head="seq2seq-lm", rows=_seq2seq, make=_plain("seq2seq"), use="seq2seq", texts=("source", "target")
+        head="seq2seq-lm",
+        rows=_seq2seq,
+        make=_plain("seq2seq"),
+        use="seq2seq",
+        texts=("source", "target"),
+        options=("source", "target", "prefix", "max_source", "max_target", "text", "max_length", *_SENSES),
     ),
     "classification": Kind(
         head="classification",
         rows=_classification,
         make=_plain("classification"),
         label="label",
-        metrics=("accuracy", "f1"),
+        options=("text", "pair", "label", "max_length", *_SENSES),
+        shared=("kind",),
     ),
     "token-classification": Kind(
         head="token-classification",
@@ -146,21 +213,46 @@ KINDS: dict[str, Kind] = {
         label="tags",
         metrics=("accuracy",),
         texts=("words",),
+        options=("words", "tags", "max_length"),
     ),
     "question-answering": Kind(
         head="question-answering",
-        rows=_with_tokenizer(answers.question_answering),
+        rows=_questions,
         make=_plain("question-answering"),
+        metrics=("exact", "token_f1"),
         texts=("question", "context"),
+        options=("question", "context", "answers", "max_length", "stride"),
     ),
-    "ctc": Kind(head="ctc", rows=_letters, make=_plain("ctc"), metrics=("wer",)),
-    "image-text": Kind(head="features", rows=_captions, make=_plain("image-text")),
+    "ctc": Kind(
+        head="ctc",
+        rows=_letters,
+        make=_plain("ctc"),
+        use="letters",
+        metrics=("wer",),
+        options=("audio", "text", "keep"),
+    ),
+    "image-text": Kind(
+        head="features",
+        rows=_captions,
+        make=_plain("image-text"),
+        metrics=("accuracy",),
+        options=("image", "text", "max_length", "keep"),
+    ),
     "sentence-pairs": Kind(
         head="features",
         rows=_with_tokenizer(prepare.pairs),
         make=_plain("sentence-pairs"),
+        metrics=("accuracy",),
         texts=("first", "second"),
+        options=("first", "second", "negative", "max_length"),
     ),
-    "self-distillation": Kind(head="features", rows=_pictures, make=_self_distillation, texts=()),
+    "self-distillation": Kind(
+        head="features",
+        rows=_pictures,
+        make=_self_distillation,
+        texts=(),
+        options=("image", "keep"),
+        held_out=False,
+    ),
 }
 """Kinds of training by the name of the objective."""

@@ -14,7 +14,8 @@ from regard.training.metrics import Metric
 class Problem:
     """An objective with its data. `fingerprint` tells whether a run that goes on still has the same data.
 
-    `labels` are the names of classes, `options` the training options that suit it, where nobody asks for others.
+    `labels` are the names of classes, `options` the training options that suit it, where nobody asks for others,
+    `recipe` the recipe that it was built from, as TOML, to be kept beside the run.
     """
 
     objective: Objective
@@ -24,6 +25,7 @@ class Problem:
     labels: Mapping[int, str] = field(default_factory=dict)
     fingerprint: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = ""
 
 
 def with_valid(problem: Problem, rows: Dataset) -> Problem:

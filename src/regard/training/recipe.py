@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -46,9 +47,10 @@ class Recipe:
         return settings(**self.train)
 
     def path(self, value: str) -> Path:
-        """A path of the recipe: beside the recipe, or else from where the command was given."""
-        beside = self.folder / value
-        return beside if beside.exists() else Path(value)
+        """A path of the recipe: beside the recipe, else from where the command was given, else in $REGARD_DATA."""
+        data = os.environ.get("REGARD_DATA")
+        places = [self.folder / value, Path(value), *([Path(data) / value] if data else [])]
+        return next((place for place in places if place.exists()), Path(value))
 
 
 def read_recipe(source: str | Path, changes: Iterable[str] = (), *, objectives: Iterable[str] = ()) -> Recipe:
@@ -57,15 +59,15 @@ def read_recipe(source: str | Path, changes: Iterable[str] = (), *, objectives: 
     A change may leave out the table where only one has the name. Raises ValueError naming what cannot be read.
     """
     path = Path(source)
-    if path.suffix == ".toml" or path.is_file():
-        values = _toml(path)
-        folder = path.parent
-    elif str(source) in set(objectives):
+    names = list(objectives)
+    if str(source) in names:
         values, folder = {"objective": str(source)}, Path()
+    elif path.suffix == ".toml" or path.is_file():
+        values, folder = _toml(path), path.parent
     else:
-        raise ValueError(
-            f"recipe is {str(source)!r}; allowed: a .toml file, or the name of an objective: {', '.join(objectives)}"
-        )
+        near = difflib.get_close_matches(str(source), names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f": {', '.join(names)}"
+        raise ValueError(f"recipe is {str(source)!r}; allowed: a .toml file, or the name of an objective{hint}")
     for change in changes:
         _apply(values, change)
     known = {f.name for f in fields(Recipe)} - {"folder"}

@@ -19,14 +19,17 @@ _FILES = ("train", "valid", "test")
 
 def write_recipe(path: Path, recipe: Recipe, remark: str = "") -> None:
     """Write a recipe that can be run from anywhere on this machine: paths that are there become absolute."""
+    with atomic(path) as temporary:
+        temporary.write_text("".join(f"# {line}\n" for line in remark.splitlines()) + recipe_text(recipe), "utf-8")
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as TOML, with paths that are there made absolute."""
     values: dict[str, Any] = {f.name: getattr(recipe, f.name) for f in fields(Recipe) if f.name != "folder"}
     for name in ("model", "tokenizer"):
         values[name] = _absolute(recipe, values[name])
     data = {name: _absolute(recipe, v) if name in _FILES else v for name, v in values["data"].items()}
-    lines = [f"# {line}\n" for line in remark.splitlines()]
-    text = "".join(lines) + to_toml({name: v for name, v in {**values, "data": data}.items() if v not in ("", (), {})})
-    with atomic(path) as temporary:
-        temporary.write_text(text, "utf-8")
+    return to_toml({name: v for name, v in {**values, "data": data}.items() if v not in ("", (), {})})
 
 
 def _absolute(recipe: Recipe, value: Any) -> Any:

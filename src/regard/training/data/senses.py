@@ -43,16 +43,21 @@ def images(
     label: str | None = None,
     labels: Labels | None = None,
     text: str | None = None,
+    written: str | None = None,
+    decoder_start: int | None = None,
     max_length: int | None = None,
     keep: bool = False,
 ) -> Lazy:
     """Images (paths, PIL images, arrays) as pixel_values, with a class as `labels`, or a `text` as input_ids.
 
-    `processor` is the model's: of images, or for a text one that joins it with a tokenizer.
+    `written` is a text that a decoder is to write, as `labels`. `processor` is the model's: of images, or for a text
+    one that joins it with a tokenizer.
     """
-    eyes = getattr(processor, "image_processor", processor)
+    eyes = getattr(processor, "image_processor", None) or processor
     _check_column(rows, image)
     extra, labels = _extras(rows, processor, label, labels, text, max_length)
+    if written is not None:
+        extra["labels"] = _written(_texts(rows, written), processor, decoder_start, max_length)
 
     def make(i: int) -> dict[str, Any]:
         pixels = _of_row(i, lambda: eyes(rows[i][image], return_tensors="np")["pixel_values"][0])

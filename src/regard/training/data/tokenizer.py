@@ -47,6 +47,17 @@ USES: dict[str, Use] = {
         single="$A:0 </s>:0",
         pair="$A:0 </s>:0 $B:0 </s>:0",
     ),
+    "denoising": Use(
+        {
+            "bos_token": "<s>",
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "mask_token": "<mask>",
+        },
+        single="<s>:0 $A:0 </s>:0",
+        pair="<s>:0 $A:0 </s>:0 $B:0 </s>:0",
+    ),
 }
 """What texts are for -> special tokens. Ids are in this order, from 0."""
 
@@ -139,10 +150,11 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Learn a tokenizer of at most `vocab_size` tokens from texts; saved in `folder`, if one is given.
 
-    `kind`: "bpe" (byte-level, as GPT-2), "wordpiece" (BERT), "unigram" (T5), "characters". `use`: "causal", "masked"
-    or "seq2seq", which sets the special tokens and what goes around a text; `special_tokens` are added to those. What
-    is rarer than `min_frequency` is left out (2, but 1 for characters; unigram has none). `max_length` is the
-    model_max_length of the folder. The vocabulary is smaller where the texts give no more.
+    `kind`: "bpe" (byte-level, as GPT-2), "wordpiece" (BERT), "unigram" (T5), "characters". `use`: "causal", "masked",
+    "seq2seq" or "denoising" (seq2seq as BART), which sets the special tokens and what goes around a text;
+    `special_tokens` are added to those. What is rarer than `min_frequency` is left out (2, but 1 for characters;
+    unigram has none). `max_length` is the model_max_length of the folder. The vocabulary is smaller where the texts
+    give no more.
 
     Raises ValueError where nothing can be learnt, or the vocabulary has no room for its parts.
     """

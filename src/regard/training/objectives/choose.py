@@ -55,14 +55,17 @@ def objective_for(model: Model, *, smoothing: float = 0.0) -> Objective:
     return plain[head]()
 
 
-def masked_lm(model: Model, *, part: float = 0.15, whole_words: bool = False) -> MaskedLM:
+def masked_lm(
+    model: Model, *, part: float = 0.15, whole_words: bool = False, smoothing: float = 0.0, z_loss: float = 0.0
+) -> MaskedLM:
     """Masked words with the mask and the special tokens of the model's tokenizer. Raises ValueError without a mask."""
     tokenizer = tokenizer_of(model)
     mask = getattr(tokenizer, "mask_token_id", None)
     if mask is None:
         raise ValueError(f"{model.name or 'this model'} has no tokenizer with a mask token; masked-lm needs one")
     size = model.config.head.vocab_size  # type: ignore[attr-defined]
-    return MaskedLM(mask=mask, vocab_size=size, special=tokenizer.all_special_ids, part=part, whole_words=whole_words)
+    how = {"part": part, "smoothing": smoothing, "z_loss": z_loss}
+    return MaskedLM(mask=mask, vocab_size=size, special=tokenizer.all_special_ids, whole_words=whole_words, **how)
 
 
 def tokenizer_of(model: Model) -> Any:
