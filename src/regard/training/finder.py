@@ -17,7 +17,8 @@ from regard.checkpoint.files import atomic, write_json
 from regard.extras import need
 from regard.models.model import Model
 from regard.training.config import TrainConfig, settings
-from regard.training.loop import Loop, _fabric
+from regard.training.devices import start
+from regard.training.loop import Loop
 from regard.training.problem import Problem
 from regard.training.report import Diverged
 
@@ -84,7 +85,7 @@ def find_rate(
     config = config.replace(steps=steps, log_every=1, **changes)
     blind = Problem(objective=problem.objective, train=problem.train)
     with torch.random.fork_rng(), kept(model, problem.objective):
-        ramp = Ramp(_fabric(config), model, blind, config, None, show)
+        ramp = Ramp(start(config), model, blind, config, None, show)
         ramp.low, ramp.factor = low, (high / low) ** (1 / (steps - 1))
         diverged = False
         try:

@@ -95,7 +95,8 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
         there = getattr(recipe, table, None)
         if not isinstance(there, Mapping):
             raise ValueError(f"search.{name}: {table} is no table of this recipe, but {there!r}")
-        recipe = replace(recipe, **{table: {**there, key: value}})
+        named: dict[str, Any] = {table: {**there, key: value}}
+        recipe = replace(recipe, **named)
     return recipe
 
 
