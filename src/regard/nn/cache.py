@@ -32,6 +32,11 @@ class KVCache:
         """Columns that hold something: the longest row, counting what `reserve` announced."""
         return self._end
 
+    @property
+    def columns(self) -> Tensor | slice:
+        """Where the announced tokens go: the same slice in all rows, or each token's column."""
+        return self._columns
+
     def reserve(self, counts: Sequence[int], positions: Tensor) -> None:
         """Announce `counts[b]` new tokens for each row. Called once per forward pass, before any layer writes.
 
@@ -71,10 +76,9 @@ class KVCache:
             shape = (len(self.lengths), k.shape[-2], max(self.capacity, self._end), k.shape[-1])
             self._keys[layer] = k.new_zeros(shape)
             self._values[layer] = v.new_zeros(shape[:3] + v.shape[-1:])
-        if self._keys[layer].shape[2] < self._end:
-            self._keys[layer] = _grown(self._keys[layer], 2 * self._end)
-            self._values[layer] = _grown(self._values[layer], 2 * self._end)
-        keys, values = self._keys[layer], self._values[layer]
+        room = self.room(layer)
+        assert room is not None
+        keys, values = room
         if self._rows is None:
             keys[:, :, self._columns] = k.transpose(1, 2)
             values[:, :, self._columns] = v.transpose(1, 2)
@@ -82,6 +86,16 @@ class KVCache:
             keys[self._rows, :, self._columns] = k
             values[self._rows, :, self._columns] = v
         return keys[:, :, : self._end], values[:, :, : self._end]
+
+    def room(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """A layer's keys and values (B, Hkv, columns, D) with columns for all that was announced, to be written in
+        place; contiguous. None if the layer has none yet."""
+        if layer not in self._keys:
+            return None
+        if self._keys[layer].shape[2] < self._end:
+            self._keys[layer] = _grown(self._keys[layer], 2 * self._end)
+            self._values[layer] = _grown(self._values[layer], 2 * self._end)
+        return self._keys[layer], self._values[layer]
 
     def memory(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Cross-attention keys and values of a layer, if they were kept."""

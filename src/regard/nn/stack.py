@@ -29,10 +29,15 @@ class Stack(nn.Module):
             if self.bias is not None:
                 group.bias = self.bias(group.q.positions, group.k.positions)
 
-    def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        self.prepare(ctx)
+    def through(self, x: Tensor, ctx: Context) -> Tensor:
+        """All layers in their order."""
         for ctx.layer, index in enumerate(self.config.order):
             x = self.layers[index](x, ctx)
+        return x
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        self.prepare(ctx)
+        x = self.through(x, ctx)
         x = x if self.norm is None else self.norm(x)
         return dropped(x, self.config.dropout, self.training)
 

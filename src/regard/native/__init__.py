@@ -1,0 +1,81 @@
+"""Fused kernels for writing on a CPU: a pass over a loaded model that can be taken back.
+
+The modules stay what they are. Where a pass has few rows, as when text is written token by token, the layers of the
+decoder run in C++ (kernels.cpp); reading a prompt, training, hooks and bricks that the kernels do not know go through
+torch as before.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TypeVar
+
+from torch import nn
+
+from regard.models.model import Model
+from regard.native.build import NoKernels
+from regard.native.layout import kernels, level
+from regard.native.run import NativeLinear, NativeStack, put, taken
+from regard.native.weights import PRECISIONS, Precision, Store
+from regard.nn import LanguageHead
+
+__all__ = ["NoKernels", "apply", "available", "level", "reason", "remove", "unknown"]
+
+M = TypeVar("M", bound=Model)
+
+
+def reason() -> str | None:
+    """Why there are no kernels on this machine, or None; compiles them if that was not done before."""
+    try:
+        kernels()
+    except NoKernels as error:
+        return str(error)
+    return None
+
+
+def available() -> bool:
+    """Whether there are kernels on this machine."""
+    return reason() is None
+
+
+def apply(model: M, precision: Precision = "auto", *, required: bool = False) -> M:
+    """Let a model's decoder and its head write with the kernels; the same model, changed in place.
+
+    `precision`: "auto" reads weights as they are (float32, bfloat16, or quantized before); "fp32", "bf16", "int8" (a
+    scale per output) and "int4" (a scale per 32 inputs) read copies made of them. Without kernels, says so once and
+    leaves the model as it is, or raises NoKernels where they are `required`.
+    Raises ValueError for another precision, and for a model without a decoder.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    if model.decoder is None:
+        raise ValueError(f"{model.architecture or 'this model'} does not write: it has no decoder to run natively")
+    remove(model)
+    if (why := reason()) is not None:
+        if required:
+            raise NoKernels(why)
+        print(f"regard: writing goes through torch, as {why}", file=sys.stderr)
+        return model
+    store = Store(precision)
+    put(model.decoder.stack, "through", NativeStack(model.decoder.stack, store))
+    if isinstance(model.head, LanguageHead):
+        put(model.head.out, "forward", NativeLinear(model.head.out, store))
+    return model
+
+
+def remove(model: M) -> M:
+    """Take the kernels back: everything goes through torch again."""
+    for module in model.modules():
+        for name in taken(module):
+            del module.__dict__[name]
+    return model
+
+
+def unknown(model: nn.Module) -> list[str]:
+    """Paths of those parts of the decoder that the kernels do not know and torch goes on computing."""
+    found = []
+    for path, module in model.named_modules():
+        for native in taken(module).values():
+            if isinstance(native, NativeStack):
+                found += [f"{path}.{name}" for name in native.unknown]
+    return found

@@ -1,0 +1,121 @@
+"""The structures of kernels.cpp, seen from here, and its functions; an error code becomes a ValueError."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+from regard.native.build import library
+
+KINDS = {"none": 0, "fp32": 1, "bf16": 2, "int8": 3, "int4": 4}
+NORMS = {"none": 0, "layer": 1, "rms": 2}
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "mish", "identity")
+LEVELS = ("portable", "avx2", "avx512")
+ERRORS = {
+    1: "an address is missing",
+    2: "rows or threads are out of range; allowed: 0 to 64 rows, a whole number of tokens for each sequence",
+    3: "a size is out of range",
+    4: "a kind of weight, norm or activation is unknown, or linears of one input differ in kind",
+    5: "weights are not aligned",
+    6: "sizes of neighbouring parts do not fit each other",
+    7: "a new token's column lies outside the cache",
+    8: "this processor does not have that level of instructions",
+    9: "a number is out of range",
+    10: "there is no memory left for intermediate results",
+}
+
+
+class Norm(Structure):
+    """A layer or RMS norm; kind 0 is none."""
+
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("offset", c_float), ("kind", c_int64))
+
+
+class Linear(Structure):
+    """x W^T + bias, its weight as `kind` says."""
+
+    _fields_ = (
+        *(("weight", c_void_p), ("scale", c_void_p), ("bias", c_void_p)),
+        *(("out", c_int64), ("in_", c_int64), ("kind", c_int64)),
+    )
+
+
+class Branch(Structure):
+    """What lies around a branch: x = after(x + scale * within(f(before(x))))."""
+
+    _fields_ = (("dim", c_int64), ("before", Norm), ("within", Norm), ("after", Norm), ("scale", c_void_p))
+
+
+class Attention(Structure):
+    """An attention branch; k and v of kind 0 for cross-attention, whose keys are at hand."""
+
+    _fields_ = (
+        *(("branch", Branch), ("q", Linear), ("k", Linear), ("v", Linear), ("out", Linear)),
+        *(("q_norm", Norm), ("k_norm", Norm), ("heads", c_int64), ("kv_heads", c_int64), ("head_dim", c_int64)),
+        *(("norm_over_all", c_int64), ("interleaved", c_int64), ("scale", c_float), ("softcap", c_float)),
+    )
+
+
+class FeedForward(Structure):
+    """A feed-forward branch; gate of kind 0 where it has none."""
+
+    _fields_ = (("branch", Branch), ("up", Linear), ("gate", Linear), ("down", Linear), ("activation", c_int64))
+
+
+class View(Structure):
+    """What the rows of one step look at; strides are in numbers, not bytes."""
+
+    _fields_ = (
+        *(("rows", c_int64), ("length", c_int64), ("threads", c_int64)),
+        *(("keys", c_int64), ("capacity", c_int64), ("half", c_int64)),
+        *(("by_row", c_int64), ("by_head", c_int64), ("by_key", c_int64)),
+        *(("start", c_int64), ("columns", c_void_p)),
+        *(("cos", c_void_p), ("sin", c_void_p), ("rope_dim", c_int64)),
+        *(("mask", c_void_p), ("mask_by_row", c_int64), ("mask_by_token", c_int64)),
+        *(("bias", c_void_p), ("bias_by_row", c_int64), ("bias_by_head", c_int64), ("bias_by_token", c_int64)),
+    )
+
+
+STRUCTURES = (Norm, Linear, Branch, Attention, FeedForward, View)
+_P, _N = c_void_p, c_int64
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "rg_attention": (_P, _P, _P, _P, _P, _P),
+    "rg_feed_forward": (_P, _N, _N, _P, _P),
+    "rg_linear": (_P, _N, _N, _P, _P),
+    "rg_norm": (_P, _N, _N, _P, _P),
+    "rg_pack8": (_P, _N, _N, _P, _N),
+    "rg_pack4": (_P, _P, _N, _N, _P),
+    "rg_set_level": (c_int,),
+}
+
+
+def _checked(code: int, function: Any, arguments: tuple[Any, ...]) -> int:
+    if code:
+        raise ValueError(f"{function.__name__}: {ERRORS.get(code, f'error {code}')}")
+    return code
+
+
+@cache
+def kernels() -> Any:
+    """The library, its functions typed so that errors raise ValueError. Raises `NoKernels` where it cannot be had."""
+    found = library()
+    for name, arguments in SIGNATURES.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype, function.errcheck = arguments, c_int, _checked
+    found.rg_read.argtypes = (POINTER(c_void_p), POINTER(c_int64), c_int64, c_int64)
+    found.rg_read.restype = found.rg_size_of.restype = c_int64
+    for number, structure in enumerate(STRUCTURES):
+        assert found.rg_size_of(number) == ctypes.sizeof(structure), f"{structure.__name__} has another size in C"
+    return found
+
+
+def level() -> str:
+    """Which instructions are in use: "portable", "avx2" or "avx512"."""
+    return LEVELS[kernels().rg_level()]
+
+
+def address(structure: Structure) -> Any:
+    """A pointer to pass."""
+    return byref(structure)

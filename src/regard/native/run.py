@@ -1,0 +1,181 @@
+"""A stack whose layers run in the kernels whenever a pass is one for them, and in torch otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registry
+
+from regard.native import layout
+from regard.native.branches import FLOATS, AttentionBranch, Branch, Pass, branch
+from regard.native.weights import Store, Unknown
+from regard.nn import Context, Layer, Stack
+
+ROWS = 32
+"""Above so many rows torch's matrix products, which reuse what they read, are left to do the work."""
+
+
+class TorchBranch(Branch):
+    """A sublayer or a whole layer that the kernels do not know, between others that they do."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype):
+        self.module, self.dtype = module, dtype
+
+    def __call__(self, p: Pass) -> None:
+        x = p.x.view(-1, p.length, p.x.shape[1]).to(self.dtype)
+        p.x.copy_(self.module(x, p.ctx).view_as(p.x))
+
+
+class Parallel(Branch):
+    """Branches that all read what entered the layer."""
+
+    def __init__(self, branches: list[Branch]):
+        self.branches = branches
+
+    def ready(self, ctx: Context) -> bool:
+        return all(branch.ready(ctx) for branch in self.branches)
+
+    def __call__(self, p: Pass) -> None:
+        entered = p.x.clone()
+        p.where = entered.data_ptr()
+        for branch in self.branches:
+            branch(p)
+        p.where = p.to
+
+
+class Watch:
+    """Notices that modules or parameters were exchanged, moved or hooked since the structures were made."""
+
+    def __init__(self, root: nn.Module, sources: list[Tensor]):
+        modules = list(root.modules())
+        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self.hooks += [registry._global_forward_hooks, registry._global_forward_pre_hooks]
+        self.children = [m._modules for m in modules]
+        self.members = [child for m in modules for child in m._modules.values()]
+        self.owners = [m._parameters for m in modules if m._parameters]
+        self.parameters = [p for owner in self.owners for p in owner.values()]
+        self.sources = [p for p in self.parameters if p is not None]
+        self.state = self._state()
+
+    def _state(self) -> list[tuple[int, int]]:
+        return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.sources]
+
+    def hooked(self) -> bool:
+        """Whether somebody looks on: hooks see torch's modules only."""
+        return any(self.hooks)
+
+    def unchanged(self) -> bool:
+        """Whether everything is where and what it was."""
+        members = [child for children in self.children for child in children.values()]
+        parameters = [p for owner in self.owners for p in owner.values()]
+        same = len(members) == len(self.members) and all(map(_is, members, self.members))
+        same = same and len(parameters) == len(self.parameters) and all(map(_is, parameters, self.parameters))
+        return same and self._state() == self.state
+
+
+def _is(a: object, b: object) -> bool:
+    return a is b
+
+
+class NativeStack:
+    """Stands in for `Stack.through`."""
+
+    def __init__(self, stack: Stack, store: Store):
+        self.stack, self.store, self.dtype = stack, store, next(stack.parameters()).dtype
+        self.torch: Callable[[Tensor, Context], Tensor] = type(stack).through.__get__(stack)
+        self.unknown: list[str] = []
+        self.branches = {i: self._layer(i, layer) for i, layer in enumerate(stack.layers)}
+        self.watch = Watch(stack, store.sources)
+
+    def _layer(self, i: int, layer: nn.Module) -> list[Branch]:
+        dim = self.stack.config.dim
+        if type(layer) is not Layer:
+            return [self._other(f"layers.{i}", layer, layer)]
+        found: list[Branch] = []
+        for sublayer in layer.sublayers():
+            try:
+                found.append(branch(sublayer, dim, layer.parallel, self.store))
+            except Unknown:
+                name = next(name for name, module in layer.named_children() if module is sublayer)
+                found.append(self._other(f"layers.{i}.{name}", sublayer, sublayer.fn))
+        if not layer.parallel:
+            return found
+        if any(isinstance(one, TorchBranch) for one in found):
+            return [self._other(f"layers.{i}", layer, layer)]
+        return [Parallel(found)]
+
+    def _other(self, path: str, module: nn.Module, what: nn.Module) -> TorchBranch:
+        self.unknown.append(f"{path} ({type(what).__name__})")
+        return TorchBranch(module, self.dtype)
+
+    def __call__(self, x: Tensor, ctx: Context) -> Tensor:
+        if not few(x) or ctx.lengths is not None or ctx.cache is None or self.stack.training or self.watch.hooked():
+            return self.torch(x, ctx)
+        if ctx.groups[0].q_valid is not None or not self._ready(ctx) or not self.watch.unchanged():
+            return self.torch(x, ctx)
+        flat = x.reshape(-1, x.shape[-1]).float()
+        p = Pass(flat.clone() if flat.data_ptr() == x.data_ptr() else flat, ctx, x.shape[1])
+        for ctx.layer, index in enumerate(self.stack.config.order):
+            for one in self.branches[index]:
+                one(p)
+        return p.x.view(x.shape).to(x.dtype)
+
+    def _ready(self, ctx: Context) -> bool:
+        """Whether every attention finds its cache begun. Layers have all begun, or none."""
+        for ctx.layer, index in enumerate(self.stack.config.order):
+            for one in self.branches[index]:
+                if not one.ready(ctx):
+                    return False
+        return True
+
+
+class NativeLinear:
+    """Stands in for a linear's `forward`."""
+
+    def __init__(self, module: nn.Module, store: Store):
+        self.module, self.torch = module, type(module).forward.__get__(module)
+        self.structure = store.linear(module)
+        self.address, self.call = layout.address(self.structure), layout.kernels().rg_linear
+        self.watch = Watch(module, store.sources)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        fits = few(x) and x.shape[-1] == self.structure.in_ and self.watch.unchanged()
+        if not fits:
+            return self.torch(x)  # type: ignore[no-any-return]
+        flat = x.reshape(-1, x.shape[-1]).float().contiguous()
+        y = torch.empty(flat.shape[0], self.structure.out)
+        self.call(self.address, flat.shape[0], torch.get_num_threads(), flat.data_ptr(), y.data_ptr())
+        return y.view(*x.shape[:-1], -1).to(x.dtype)
+
+
+def few(x: Tensor) -> bool:
+    """Whether x is few rows on the CPU that nobody differentiates, traces or casts."""
+    return (
+        x.ndim > 1
+        and 0 < x.numel() <= ROWS * x.shape[-1]
+        and x.dtype in FLOATS
+        and x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+Native = NativeStack | NativeLinear
+
+
+def put(module: nn.Module, name: str, native: Native) -> None:
+    """Let `native` answer for a method of this one module."""
+    module.__dict__[name] = native
+
+
+def taken(module: nn.Module) -> dict[str, Any]:
+    """Which methods of a module are answered natively."""
+    return {name: value for name, value in module.__dict__.items() if isinstance(value, NativeStack | NativeLinear)}
+
+
+__all__ = ["ROWS", "AttentionBranch", "NativeLinear", "NativeStack", "few", "put", "taken"]
