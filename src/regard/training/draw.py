@@ -71,6 +71,8 @@ def sweep_figure(points: Sequence[Point], fit: Fit | None) -> Any:
         axes.grid(alpha=0.3)
     left.set_xlabel("compute, 6 N D (repeated tokens at what they are worth)")
     left.set_ylabel("validation loss")
+    if fit is not None and fit.doubts:
+        figure.suptitle(f"Not to be relied on: {fit.doubts[0]}", fontsize=9)
     left.legend(frameon=False, fontsize=8, title="parameters", title_fontsize=8)
     right.set_yscale("log")
     right.set_xlabel("tokens")

@@ -213,5 +213,5 @@ def _doubts(fit: Fit, losses: np.ndarray) -> list[str]:
             found.append(f"{name} may be anything from {low:.2g} to {high:.2g}: what {what} bring is not seen")
     spread = math.sqrt(float((fit.residuals**2).sum()) / (len(losses) - CONSTANTS))
     if spread > 0.05:
-        found.append(f"the runs lie {spread:.0%} from the law, more than 5%")
+        found.append(f"the runs lie {spread:.1%} from the law, more than 5%")
     return found

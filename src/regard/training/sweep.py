@@ -89,7 +89,7 @@ def _judge(recipe: Recipe, folder: Path, table: dict[str, Any], points: list[Poi
     try:
         from regard.training.draw import sweep_figure
 
-        figure = sweep_figure(points, None if found is None or result["refused"] else found)
+        figure = sweep_figure(points, found)
     except ImportError:
         pass
     else:
