@@ -48,7 +48,7 @@ def test_equal_rows_take_the_straight_path():
     rows = Rows()
     for counts in ((3, 3, 3), (1, 1, 1), (1, 1, 1)):
         rows.write(counts)
-    assert isinstance(rows.cache._columns, slice)
+    assert isinstance(rows.cache.columns, slice)
 
 
 def test_crop_forgets_and_the_place_is_written_anew():

@@ -20,10 +20,11 @@ class Pass:
     `where` is the address that branches read; they write to `x`.
     """
 
-    def __init__(self, x: Tensor, ctx: Context, length: int):
-        self.x, self.ctx, self.length = x, ctx, length
-        self.rows, self.threads = x.shape[0], torch.get_num_threads()
-        self.to = self.where = x.data_ptr()
+    def __init__(self, x: Tensor, ctx: Context):
+        self.ctx, self.length, self.dtype = ctx, x.shape[1], x.dtype
+        self.x = torch.empty(x.shape[0] * x.shape[1], x.shape[2]).copy_(x.reshape(-1, x.shape[2]))
+        self.rows, self.threads = self.x.shape[0], torch.get_num_threads()
+        self.to = self.where = self.x.data_ptr()
         self.views: dict[object, object] = {}
         self.kept: list[Tensor] = []
 
@@ -50,10 +51,11 @@ class AttentionBranch(Branch):
         if c.rope is not None and (c.rope.by_length or a.is_cross):
             raise Unknown("rotary positions that depend on a row's length")
         self.is_cross, self.attend, self.call = a.is_cross, a.attend, layout.kernels().rg_attention
-        linears = [store.linear(a.q)] + (
-            [layout.Linear()] * 2 if a.is_cross else [store.linear(a.k), store.linear(a.v)]
-        )
-        if not a.is_cross:
+        linears = [store.linear(a.q)]
+        if a.is_cross:
+            linears += [layout.Linear(), layout.Linear()]
+        else:
+            linears += [store.linear(a.k), store.linear(a.v)]
             same_kind(*linears)
         self.structure = layout.Attention(
             surrounding(sublayer, dim, parallel, store),

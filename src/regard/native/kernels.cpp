@@ -647,8 +647,9 @@ template <int M> static void int8_block(const Linear& l, const Input& in, int64_
   }
 }
 
-INLINE F halves(const uint8_t* p) {  // non-negative half-precision numbers
-  return (F)(__builtin_convertvector(get<U16>(p), I) << 13) * 0x1p112f;
+INLINE F halves(const uint8_t* p) {  // half-precision numbers: the exponent's start is moved by a product
+  const I bits = __builtin_convertvector(get<U16>(p), I);
+  return (F)((bits & 0x8000) << 16 | (bits & 0x7fff) << 13) * 0x1p112f;
 }
 
 template <int M> static void int4_block(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n) {

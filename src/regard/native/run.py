@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +22,11 @@ ROWS = 32
 class TorchBranch(Branch):
     """A sublayer or a whole layer that the kernels do not know, between others that they do."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype):
-        self.module, self.dtype = module, dtype
+    def __init__(self, module: nn.Module):
+        self.module = module
 
     def __call__(self, p: Pass) -> None:
-        x = p.x.view(-1, p.length, p.x.shape[1]).to(self.dtype)
+        x = p.x.view(-1, p.length, p.x.shape[1]).to(p.dtype)
         p.x.copy_(self.module(x, p.ctx).view_as(p.x))
 
 
@@ -36,32 +37,33 @@ class Parallel(Branch):
         self.branches = branches
 
     def ready(self, ctx: Context) -> bool:
-        return all(branch.ready(ctx) for branch in self.branches)
+        return all(one.ready(ctx) for one in self.branches)
 
     def __call__(self, p: Pass) -> None:
         entered = p.x.clone()
         p.where = entered.data_ptr()
-        for branch in self.branches:
-            branch(p)
+        for one in self.branches:
+            one(p)
         p.where = p.to
 
 
 class Watch:
     """Notices that modules or parameters were exchanged, moved or hooked since the structures were made."""
 
-    def __init__(self, root: nn.Module, sources: list[Tensor]):
+    def __init__(self, root: nn.Module):
         modules = list(root.modules())
         self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.hooks += [registry._global_forward_hooks, registry._global_forward_pre_hooks]
-        self.children = [m._modules for m in modules]
-        self.members = [child for m in modules for child in m._modules.values()]
-        self.owners = [m._parameters for m in modules if m._parameters]
-        self.parameters = [p for owner in self.owners for p in owner.values()]
-        self.sources = [p for p in self.parameters if p is not None]
+        self.owners = [held for m in modules for held in (m._modules, m._parameters) if held]
+        self.members = self._members()
+        self.tensors = [p for p in self.members if isinstance(p, Tensor)]
         self.state = self._state()
 
+    def _members(self) -> list[object]:
+        return [member for owner in self.owners for member in owner.values()]
+
     def _state(self) -> list[tuple[int, int]]:
-        return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.sources]
+        return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.tensors]
 
     def hooked(self) -> bool:
         """Whether somebody looks on: hooks see torch's modules only."""
@@ -69,26 +71,20 @@ class Watch:
 
     def unchanged(self) -> bool:
         """Whether everything is where and what it was."""
-        members = [child for children in self.children for child in children.values()]
-        parameters = [p for owner in self.owners for p in owner.values()]
-        same = len(members) == len(self.members) and all(map(_is, members, self.members))
-        same = same and len(parameters) == len(self.parameters) and all(map(_is, parameters, self.parameters))
+        members = self._members()
+        same = len(members) == len(self.members) and all(map(operator.is_, members, self.members))
         return same and self._state() == self.state
-
-
-def _is(a: object, b: object) -> bool:
-    return a is b
 
 
 class NativeStack:
     """Stands in for `Stack.through`."""
 
     def __init__(self, stack: Stack, store: Store):
-        self.stack, self.store, self.dtype = stack, store, next(stack.parameters()).dtype
+        self.stack, self.store = stack, store
         self.torch: Callable[[Tensor, Context], Tensor] = type(stack).through.__get__(stack)
-        self.unknown: list[str] = []
+        self.unknown: list[str] = []  # paths of what torch goes on computing
         self.branches = {i: self._layer(i, layer) for i, layer in enumerate(stack.layers)}
-        self.watch = Watch(stack, store.sources)
+        self.watch = Watch(stack)
 
     def _layer(self, i: int, layer: nn.Module) -> list[Branch]:
         dim = self.stack.config.dim
@@ -109,19 +105,22 @@ class NativeStack:
 
     def _other(self, path: str, module: nn.Module, what: nn.Module) -> TorchBranch:
         self.unknown.append(f"{path} ({type(what).__name__})")
-        return TorchBranch(module, self.dtype)
+        return TorchBranch(module)
 
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         if not few(x) or ctx.lengths is not None or ctx.cache is None or self.stack.training or self.watch.hooked():
             return self.torch(x, ctx)
         if ctx.groups[0].q_valid is not None or not self._ready(ctx) or not self.watch.unchanged():
             return self.torch(x, ctx)
-        flat = x.reshape(-1, x.shape[-1]).float()
-        p = Pass(flat.clone() if flat.data_ptr() == x.data_ptr() else flat, ctx, x.shape[1])
+        p = Pass(x, ctx)
         for ctx.layer, index in enumerate(self.stack.config.order):
             for one in self.branches[index]:
                 one(p)
         return p.x.view(x.shape).to(x.dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the model is torch's."""
+        return type(self.stack).through.__get__(memo[id(self.stack)])
 
     def _ready(self, ctx: Context) -> bool:
         """Whether every attention finds its cache begun. Layers have all begun, or none."""
@@ -139,7 +138,7 @@ class NativeLinear:
         self.module, self.torch = module, type(module).forward.__get__(module)
         self.structure = store.linear(module)
         self.address, self.call = layout.address(self.structure), layout.kernels().rg_linear
-        self.watch = Watch(module, store.sources)
+        self.watch = Watch(module)
 
     def __call__(self, x: Tensor) -> Tensor:
         fits = few(x) and x.shape[-1] == self.structure.in_ and self.watch.unchanged()
@@ -149,6 +148,10 @@ class NativeLinear:
         y = torch.empty(flat.shape[0], self.structure.out)
         self.call(self.address, flat.shape[0], torch.get_num_threads(), flat.data_ptr(), y.data_ptr())
         return y.view(*x.shape[:-1], -1).to(x.dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the model is torch's."""
+        return type(self.module).forward.__get__(memo[id(self.module)])
 
 
 def few(x: Tensor) -> bool:

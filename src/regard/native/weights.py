@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regard.adapt.quantized import HalfLinear, Int4Linear, Int8Linear, round4, round8
 from regard.native import layout
 from regard.nn import LayerScale, Linear, RMSNorm, TanhGate
 
 Precision = Literal["auto", "fp32", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "int8", "int4")
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+ROUNDED = {"int8": round8, "int4": round4}
 
 
 class Unknown(Exception):
@@ -59,8 +61,7 @@ class Store:
             kind, offset, bias = "rms", module.offset, None
         else:
             raise Unknown(type(module).__name__)
-        weight, bias = self.vector(module.weight), self.vector(bias)
-        return layout.Norm(weight, bias, module.eps, offset, layout.NORMS[kind])
+        return layout.Norm(self.vector(module.weight), self.vector(bias), module.eps, offset, layout.NORMS[kind])
 
     def scale(self, module: nn.Module | None, dim: int) -> int | None:
         """One factor per channel of what a branch adds."""
@@ -80,31 +81,27 @@ class Store:
         return self._linears[id(module)]
 
     def _linear(self, module: nn.Module) -> layout.Linear:
-        weight, scale = getattr(module, "weight", None), getattr(module, "scale", None)
-        if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.device.type != "cpu":
+        if isinstance(module, Int8Linear | Int4Linear):
+            self.sources.append(module.scale)
+            return self._packed(module.precision, module.weight, module.scale, module)
+        if type(module) not in (Linear, nn.Linear, HalfLinear):
             raise Unknown(type(module).__name__)
-        bias = self.vector(getattr(module, "bias", None))
-        self.sources += [weight] if scale is None else [weight, scale]
-        if isinstance(scale, Tensor) and weight.dtype in (torch.int8, torch.uint8):
-            kind = "int8" if weight.dtype == torch.int8 else "int4"
-            held, inputs = (weight, scale), weight.shape[1] * (1 if kind == "int8" else 2)
-            return self._packed(kind, *held, bias, inputs)
-        if type(module) not in (Linear, nn.Linear) or weight.dtype not in (torch.float32, torch.bfloat16):
-            raise Unknown(type(module).__name__)
-        weight = weight.detach()
-        kind = self.precision
-        if kind == "auto":
-            kind = "fp32" if weight.dtype == torch.float32 else "bf16"
-        if kind in QUANTIZERS:
-            return self._packed(kind, *QUANTIZERS[kind](weight.float()), bias, weight.shape[1])
+        weight: Tensor = module.weight.detach()  # type: ignore[union-attr,operator]
+        self.sources.append(weight)
+        if weight.dtype not in NAMES or weight.device.type != "cpu":
+            raise Unknown(f"{type(module).__name__} of {weight.dtype} on {weight.device}")
+        kind = NAMES[weight.dtype] if self.precision == "auto" else self.precision
+        if kind in ROUNDED:
+            return self._packed(kind, *ROUNDED[kind](weight), module)
         weight = weight.to(torch.float32 if kind == "fp32" else torch.bfloat16).contiguous()
         self.parts.append(weight)
+        bias = self.vector(module.bias)  # type: ignore[arg-type]
         return layout.Linear(self.pointer(weight), None, bias, *weight.shape, layout.KINDS[kind])
 
-    def _packed(self, kind: str, weight: Tensor, scale: Tensor, bias: int | None, inputs: int) -> layout.Linear:
-        out = weight.shape[0]
+    def _packed(self, kind: str, weight: Tensor, scale: Tensor, module: Any) -> layout.Linear:
+        out, inputs, bias = weight.shape[0], module.in_features, self.vector(module.bias)
         packed = pack8(weight) if kind == "int8" else pack4(weight, scale)
-        rates = F.pad(scale.float(), (0, -out % 64)).contiguous() if kind == "int8" else None
+        rates = F.pad(scale.detach().float(), (0, -out % 64)).contiguous() if kind == "int8" else None
         self.parts.append(packed)
         return layout.Linear(self.pointer(packed), self.pointer(rates), bias, out, inputs, layout.KINDS[kind])
 
@@ -131,25 +128,6 @@ def pack4(weight: Tensor, scale: Tensor) -> Tensor:
     packed = torch.empty(_up(out) // 64 * (_up(2 * pairs) // 32) * 1152, dtype=torch.uint8)
     layout.kernels().rg_pack4(weight.data_ptr(), half.data_ptr(), out, 2 * pairs, packed.data_ptr())
     return packed
-
-
-def quantize8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 (N, K) -> int8 (N, K) and scale (N,), symmetric: weight = q * scale, q from -127 to 127."""
-    scale = weight.abs().amax(1) / 127
-    q = (weight / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round().clamp(-127, 127)
-    return q.to(torch.int8), scale
-
-
-def quantize4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 (N, K) -> uint8 (N, K' / 2) and scale (N, K' / 32), symmetric, q from -7 to 7; K' is K up to 32."""
-    groups = F.pad(weight, (0, -weight.shape[1] % 32)).unflatten(1, (-1, 32))
-    scale = (groups.abs().amax(2) / 7).half().float()  # as it is kept
-    q = (groups / scale.clamp(min=torch.finfo(torch.float16).tiny)[..., None]).round().clamp(-7, 7)
-    low, high = (q.flatten(1).to(torch.int8) & 15).to(torch.uint8).unflatten(1, (-1, 2)).unbind(2)
-    return low | high << 4, scale
-
-
-QUANTIZERS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"int8": quantize8, "int4": quantize4}
 
 
 def same_kind(*linears: Any) -> None:

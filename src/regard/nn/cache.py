@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+Pair = tuple[Tensor, Tensor]
 
 
 class KVCache:
@@ -20,84 +23,63 @@ class KVCache:
         self.capacity = capacity
         self.lengths: list[int] = []
         self.sight: Tensor | None = None  # (B, S) what of the memory the newest tokens may look at, if not all
-        self._keys: dict[int, Tensor] = {}  # per layer (B, Hkv, S, D)
-        self._values: dict[int, Tensor] = {}
-        self._memory: dict[int, tuple[Tensor, Tensor]] = {}  # cross-attention, per layer, computed once
+        self._held: dict[int, Pair] = {}  # keys and values per layer, (B, Hkv, S, D)
+        self._memory: dict[int, Pair] = {}  # cross-attention, per layer, computed once
         self._rows: Tensor | None = None
-        self._columns: Tensor | slice = slice(0, 0)
-        self._end = 0
-
-    @property
-    def width(self) -> int:
-        """Columns that hold something: the longest row, counting what `reserve` announced."""
-        return self._end
-
-    @property
-    def columns(self) -> Tensor | slice:
-        """Where the announced tokens go: the same slice in all rows, or each token's column."""
-        return self._columns
+        self.columns: Tensor | slice = slice(0, 0)  # where new tokens go: the same in all rows, or each one's
+        self.width = 0  # columns that hold something: the longest row, counting what `reserve` announced
 
     def reserve(self, counts: Sequence[int], positions: Tensor) -> None:
         """Announce `counts[b]` new tokens for each row. Called once per forward pass, before any layer writes.
 
         `positions` is (B, T) for a padded batch, or (N,) for rows packed end to end.
         """
-        if not self.lengths:
-            self.lengths = [0] * len(counts)
+        self.lengths = self.lengths or [0] * len(counts)
         if len(counts) != len(self.lengths):
             raise ValueError(f"the cache holds {len(self.lengths)} rows but the input has {len(counts)}")
         packed = positions.ndim == 1
         uniform = len(set(self.lengths)) == 1 and len(set(counts)) == 1
-        start = self.lengths[0]
         # Padding after a short row is written too (and overwritten later), so the widest write sets the end.
         widest = max(self.lengths) + (0 if packed else positions.shape[1])
         self.lengths = [n + c for n, c in zip(self.lengths, counts, strict=True)]
-        self._end = max(widest, *self.lengths)
+        self.width = max(widest, *self.lengths)
         if uniform and not packed:
-            self._rows, self._columns = None, slice(start, start + counts[0])
+            self._rows, self.columns = None, slice(self.lengths[0] - counts[0], self.lengths[0])
         else:
             index = torch.arange(len(counts), device=positions.device)
             repeats = torch.tensor(list(counts), device=positions.device)
             self._rows = index.repeat_interleave(repeats) if packed else index[:, None]
-            self._columns = positions
+            self.columns = positions
 
     def begin(self, keys: Sequence[Tensor], values: Sequence[Tensor], rows: int) -> None:
         """Let every row of this new cache begin with the same keys and values, for each layer (Hkv, S, D)."""
-        assert not self.lengths and not self._keys
+        assert not self.lengths and not self._held
         length = keys[0].shape[1]
-        width = max(self.capacity, length)
-        self._keys = {i: _grown(k.expand(rows, -1, -1, -1), width) for i, k in enumerate(keys)}
-        self._values = {i: _grown(v.expand(rows, -1, -1, -1), width) for i, v in enumerate(values)}
-        self.lengths, self._end = [length] * rows, length
+        same = [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in zip(keys, values, strict=True)]
+        self._held = {i: _grown(pair, max(self.capacity, length)) for i, pair in enumerate(same)}
+        self.lengths, self.width = [length] * rows, length
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write new keys and values, (B, T, Hkv, D) or (N, Hkv, D), and return all so far, (B, Hkv, S, D)."""
-        if layer not in self._keys:
-            shape = (len(self.lengths), k.shape[-2], max(self.capacity, self._end), k.shape[-1])
-            self._keys[layer] = k.new_zeros(shape)
-            self._values[layer] = v.new_zeros(shape[:3] + v.shape[-1:])
         room = self.room(layer)
-        assert room is not None
-        keys, values = room
-        if self._rows is None:
-            keys[:, :, self._columns] = k.transpose(1, 2)
-            values[:, :, self._columns] = v.transpose(1, 2)
-        else:
-            keys[self._rows, :, self._columns] = k
-            values[self._rows, :, self._columns] = v
-        return keys[:, :, : self._end], values[:, :, : self._end]
+        if room is None:
+            shape = (len(self.lengths), k.shape[-2], max(self.capacity, self.width))
+            room = self._held[layer] = k.new_zeros(*shape, k.shape[-1]), v.new_zeros(*shape, v.shape[-1])
+        for held, new in zip(room, (k, v), strict=True):
+            if self._rows is None:
+                held[:, :, self.columns] = new.transpose(1, 2)
+            else:
+                held[self._rows, :, self.columns] = new
+        return room[0][:, :, : self.width], room[1][:, :, : self.width]
 
-    def room(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """A layer's keys and values (B, Hkv, columns, D) with columns for all that was announced, to be written in
-        place; contiguous. None if the layer has none yet."""
-        if layer not in self._keys:
-            return None
-        if self._keys[layer].shape[2] < self._end:
-            self._keys[layer] = _grown(self._keys[layer], 2 * self._end)
-            self._values[layer] = _grown(self._values[layer], 2 * self._end)
-        return self._keys[layer], self._values[layer]
+    def room(self, layer: int) -> Pair | None:
+        """A layer's keys and values with room for the announced tokens, to write into; None if nothing is held yet."""
+        held = self._held.get(layer)
+        if held is not None and held[0].shape[2] < self.width:
+            held = self._held[layer] = _grown(held, 2 * self.width)
+        return held
 
-    def memory(self, layer: int) -> tuple[Tensor, Tensor] | None:
+    def memory(self, layer: int) -> Pair | None:
         """Cross-attention keys and values of a layer, if they were kept."""
         return self._memory.get(layer)
 
@@ -110,24 +92,25 @@ class KVCache:
 
         `memory=False` leaves cross-attention as it is, for beams that only change places within one input.
         """
-        self._keys = {i: k.index_select(0, rows) for i, k in self._keys.items()}
-        self._values = {i: v.index_select(0, rows) for i, v in self._values.items()}
+        self._held = _chosen(self._held, rows)
         if memory:
             self.sight = None if self.sight is None else self.sight.index_select(0, rows)
-            pairs = self._memory.items()
-            self._memory = {i: (k.index_select(0, rows), v.index_select(0, rows)) for i, (k, v) in pairs}
+            self._memory = _chosen(self._memory, rows)
         self.lengths = [self.lengths[r] for r in rows.tolist()]
-        self._end = max(self.lengths, default=0)
+        self.width = max(self.lengths, default=0)
 
     def crop(self, lengths: Sequence[int]) -> None:
         """Forget what lies beyond each row's new length (rejected guesses of speculative decoding)."""
         if any(new > old for new, old in zip(lengths, self.lengths, strict=True)):
             raise ValueError(f"cannot crop rows of {self.lengths} tokens to {list(lengths)}")
         self.lengths = list(lengths)
-        self._end = max(self.lengths, default=0)
+        self.width = max(self.lengths, default=0)
 
 
-def _grown(x: Tensor, columns: int) -> Tensor:
-    grown = x.new_zeros((*x.shape[:2], columns, x.shape[3]))
-    grown[:, :, : x.shape[2]] = x
-    return grown
+def _chosen(pairs: dict[int, Pair], rows: Tensor) -> dict[int, Pair]:
+    return {i: (k.index_select(0, rows), v.index_select(0, rows)) for i, (k, v) in pairs.items()}
+
+
+def _grown(pair: Pair, columns: int) -> Pair:
+    k, v = (F.pad(x, (0, 0, 0, columns - x.shape[2])) for x in pair)
+    return k, v
