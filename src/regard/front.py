@@ -17,6 +17,7 @@ from regard.models.base import Raw
 if TYPE_CHECKING:
     import torch
 
+    from regard.adapt.quantize import Precision
     from regard.models.model import Model
 
 TOKENIZER_FILES = (
@@ -48,8 +49,11 @@ def load(
     revision: str | None = None,
     offline: bool | None = None,
     with_processor: bool = True,
+    quantize: Precision | None = None,
 ) -> Model:
     """Load a checkpoint as `regard.checkpoint.load.load` does, with what reads its input as `model.processor`.
+
+    `quantize` ("int8", "bf16", "int4") gives linears weights of that precision (`regard.adapt.quantize`).
 
     A folder without files of one gives no processor. A folder or hub id of an adapter gives the model that it belongs
     to, with the adapter on it. Raises ValueError for files that cannot be read, unless
@@ -59,8 +63,12 @@ def load(
     options: dict[str, Any] = {"head": head, "new_head": new_head, "num_labels": num_labels, "dtype": dtype}
     options |= {"device": device, "offline": offline}
     if folder.json(ADAPTER) is not None:
-        return _with_adapter(folder, options, with_processor)
+        return _with_adapter(folder, options, with_processor, quantize)
     model = checkpoint.load(ref, revision=revision, **options)
+    if quantize is not None:
+        from regard.adapt.quantize import quantize as change
+
+        change(model, quantize)
     if not with_processor:
         return model
     try:
@@ -71,7 +79,7 @@ def load(
     return model
 
 
-def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool) -> Model:
+def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool, quantize: Precision | None) -> Model:
     """The model that an adapter belongs to, with the adapter on it; classes are called as they came with it."""
     from regard import adapt
 
@@ -83,7 +91,7 @@ def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool)
     head = options["head"] or _HEADS.get(str(config.task_type and config.task_type.value))
     wanted = {**options, "head": head, "num_labels": options["num_labels"] or len(labels) or None}
     with _without_notice(config.modules_to_save):  # the head comes with the adapter
-        model = load(config.base_model_name_or_path, with_processor=with_processor, **wanted)
+        model = load(config.base_model_name_or_path, with_processor=with_processor, quantize=quantize, **wanted)
     adapt.load_adapter(model, folder.path)
     if labels:
         model.name_labels(labels)

@@ -17,6 +17,7 @@ from regard.adapt.adapters import (
 )
 from regard.adapt.config import AdapterConfig, IA3Config, LoraConfig, PrefixTuningConfig, TaskType
 from regard.adapt.files import load_adapter, read_config, save_adapter
+from regard.adapt.quantize import dequantize, quantize
 from regard.adapt.surgery import Site, find, replace, restore, sites
 
 __all__ = [
@@ -29,10 +30,12 @@ __all__ = [
     "add",
     "combine",
     "delete",
+    "dequantize",
     "disabled",
     "find",
     "load_adapter",
     "merge",
+    "quantize",
     "read_config",
     "replace",
     "restore",

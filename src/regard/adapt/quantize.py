@@ -1,7 +1,7 @@
-"""A model's linears with small weights: fewer bytes to keep and to read, and faster products where the processor can.
+"""A model's linears with small weights: fewer bytes to keep and read, and faster products where the processor can.
 
-`quantize(model, "int8")` changes a model in place; `model.save_pretrained(folder)` keeps it so and `regard.load(folder)`
-opens it again without conversion. `dequantize` makes floats of it, rounded as they are.
+`quantize(model, "int8")` changes a model in place; `model.save_pretrained(folder)` keeps it so and
+`regard.load(folder)` opens it again without conversion. `dequantize` makes floats of it, rounded as they are.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def refused(to: str) -> str | None:
 
 
 def _timed(kinds: list[str], rows: int, rounds: int = 7) -> dict[str, float]:
-    """Seconds of processor time for a product of each kind, in turns, by one thread: who else is busy does not count."""
+    """Seconds of one thread's processor time for a product of each kind, in turns: who else is busy does not count."""
     inputs, outputs = _PROBE
     base = Linear(inputs, outputs)
     x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(0))

@@ -1,8 +1,8 @@
 """Linear layers with small weights: int8, int4 and bfloat16, run by torch's own operations on a CPU.
 
-Weights are kept as (out, in) whatever a kernel wants: `weight` int8 with a `scale` per output, or `weight` uint8 with two
-numbers in a byte, the first in the low half, and a `scale` per 32 inputs. What a kernel wants is made of them when it
-is first needed, and takes their place.
+Weights are kept as (out, in) whatever a kernel wants: `weight` int8 with a `scale` per output, or `weight` uint8 with
+two numbers in a byte, the first in the low half, and a `scale` per 32 inputs. What a kernel wants is made of them when
+it is first needed, and takes their place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from regard.nn.linear import Linear
 GROUP = 32
 """Inputs that share a scale in int4."""
 _TINY = 1e-30
-_ROWS = 256  # so many rows are rounded at a time: they stay in the cache
+_ROWS = 128  # so many rows are rounded at a time: they stay in the cache
 _INT8: Any = None
 _INT4: Any = None
 if torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise"):
@@ -57,16 +57,20 @@ def _steps4(groups: Tensor, scale: Tensor) -> Tensor:
     return (groups / scale[..., None]).round_().clamp_(-8, 7)
 
 
-def rows8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 (M, K) -> uint8 (M, K), 128 for zero, and a scale for each row (M, 1).
+def rows8(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """float32 (M, K) -> uint8 (M, K), and a scale and a middle for each row (M, 1): x = (q - 128) * scale + middle.
 
     A row's numbers do not depend on the rows beside it, so neither packs nor padding change a result.
     """
-    scale = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_()).clamp_(min=_TINY).div_(127)
-    inverse, q = scale.reciprocal(), torch.empty(x.shape, dtype=torch.int8)
-    for part, rate, out in zip(x.split(_ROWS), inverse.split(_ROWS), q.split(_ROWS), strict=True):
-        out.copy_(torch.mul(part, rate).round_())
-    return q.view(torch.uint8).bitwise_xor_(128), scale
+    q = torch.empty(x.shape, dtype=torch.int8)
+    scale, middle = x.new_empty(x.shape[0], 1), x.new_empty(x.shape[0], 1)
+    for part, rate, mid, out in zip(*(t.split(_ROWS) for t in (x, scale, middle, q)), strict=True):
+        high, low = part.amax(1, keepdim=True), part.amin(1, keepdim=True)
+        torch.add(high, low, out=mid).mul_(0.5)
+        torch.sub(high, low, out=rate).clamp_(min=_TINY).div_(254)
+        inverse = rate.reciprocal()
+        out.copy_(torch.mul(part, inverse).sub_(inverse.mul_(mid)).round_())
+    return q.view(torch.uint8).bitwise_xor_(128), scale, middle
 
 
 class Quantized(nn.Module):
@@ -156,6 +160,9 @@ class Quantized(nn.Module):
         else:
             self.kept, self.packed = found.clone(), None
 
+    def __getstate__(self) -> dict[str, Any]:  # kernels' copies can be neither copied nor written
+        return {**self.__dict__, "kept": self.weight, "packed": None}
+
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.precision}"
 
@@ -198,10 +205,9 @@ class Int8Linear(Quantized):
 
     def pack(self) -> None:
         assert self.kept is not None
-        self.packed = (
-            torch.ops.onednn.qlinear_prepack(self.kept, None),
-            torch.zeros(self.out_features, dtype=torch.int32),
-        )
+        sums = self.kept.sum(1, dtype=torch.float32).mul_(self.scale)
+        zeros = torch.zeros(self.out_features, dtype=torch.int32)
+        self.packed = torch.ops.onednn.qlinear_prepack(self.kept, None), zeros, sums
         self.kept = None
 
     def _unpack(self) -> Tensor:
@@ -210,10 +216,13 @@ class Int8Linear(Quantized):
     def fast(self, x: Tensor) -> Tensor:
         if self.packed is None:
             self.pack()
-        weight, zeros = self.packed
-        q, scale = rows8(x)
+        weight, zeros, sums = self.packed
+        q, scale, middle = rows8(x)
         y: Tensor = _INT8(q, 1.0, 128, weight, self.scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
-        return y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale, out=y)
+        for part, rate, mid in zip(y.split(_ROWS), scale.split(_ROWS), middle.split(_ROWS), strict=True):
+            part.mul_(rate) if self.bias is None else torch.addcmul(self.bias, part, rate, out=part)
+            part.addcmul_(mid, sums)  # what the middles are worth
+        return y
 
 
 class Int4Linear(Quantized):

@@ -50,9 +50,13 @@ def load(
     if num_labels is not None:
         raw = {**raw, "num_labels": num_labels, "id2label": None, "label2id": None}
     where = str(folder.path / "config.json")
+    target = torch.device(device)
+    if isinstance(said := raw.get("quantization_config"), dict) and said.get("quant_method") == "regard":
+        from regard.adapt.quantized_files import load_quantized
+
+        return load_quantized(folder, raw, head, target)
     family = family_of(raw, where)
     kind = head_of(family, raw, head, where)
-    target = torch.device(device)
     with torch.device("meta"):
         model = build_model(family.config(Raw(raw, where), kind))
     with open_weights(folder) as weights:
@@ -129,6 +133,7 @@ def fill(
         model.head.pooler = None  # an encoder saved without its pooler has none
     elif fresh and new_head:
         reader.renew(fresh)
+        model.fresh = tuple(fresh)
         log.warning("new weights for %s: the checkpoint has none; train before use", ", ".join(fresh))
     else:
         reader.problems += [f"nothing fills {name} {tuple(model.get_parameter(name).shape)}" for name in fresh]

@@ -1,4 +1,4 @@
-"""A model -> a folder that this library and the reference library both open."""
+"""A model -> a folder that this library and the reference library both open (quantized ones: this library alone)."""
 
 from __future__ import annotations
 
@@ -32,14 +32,22 @@ def save(model: Model, folder: str | os.PathLike[str], *, shard_bytes: int = SHA
     family = family_of(model.raw)
     architecture = family.architectures[model.architecture]
     table = table_for(family, Raw(model.raw), head_of(family, model.raw, architecture.head))
-    aliases = {name for name, _ in model.config.tied}
-    named = model.named_parameters(remove_duplicate=False)
-    state = {name: p.detach() for name, p in named if name not in aliases}
-    tensors = written(table, state, architecture.prefix)
+    from regard.adapt import quantized_files  # beside this room, and not needed to import it
+
+    quantization = quantized_files.said(model)
+    if quantization is None:
+        aliases = {name for name, _ in model.config.tied}
+        named = model.named_parameters(remove_duplicate=False)
+        state = {name: p.detach() for name, p in named if name not in aliases}
+        tensors = written(table, state, architecture.prefix)
+    else:
+        tensors = quantized_files.kept(model)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     raw = {**model.raw, "architectures": [model.architecture], "dtype": str(model.dtype).removeprefix("torch.")}
     raw.pop("torch_dtype", None)
+    if quantization is not None:
+        raw["quantization_config"] = quantization
     write_json(path / "config.json", raw)
     if model.generation:
         write_json(path / "generation_config.json", model.generation)
