@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from regard.cli import attention, chat, data, evaluate, models, run, show, train
+from regard.cli import attention, chat, data, evaluate, models, quantize, run, show, train
 
 app = typer.Typer(
     name="regard",
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (run, chat, train, evaluate, data, show, models, attention):
+for verb in (run, chat, train, evaluate, data, show, models, quantize, attention):
     verb.register(app)
 
 
