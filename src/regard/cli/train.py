@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import typer
 
 def train(
     recipe: str = typer.Argument(..., help="A .toml file, or an objective such as classification or causal-lm."),
-    changes: list[str] = typer.Argument(None, help="key=value over the recipe: data.train=my.csv steps=500"),
+    changes: list[str] = typer.Argument(None, help="key=value over the recipe, such as steps=500."),
     output: str = typer.Option("", "--output", "-o", help="The run's folder; by default runs/NAME."),
     devices: int = typer.Option(1, help="How many devices of this machine."),
     nodes: int = typer.Option(1, help="How many machines, started by torchrun."),
@@ -24,10 +25,16 @@ def train(
 ) -> None:
     """Train, fine-tune or adapt a model.
 
-    regard train classification model=FOLDER data.train=my.csv
+    regard train classification model=FOLDER data.train=my.csv data.label=stars steps=500
 
-    The folder of the run holds its log, its states, and the model as `best` and `last`. The same command goes on with
-    a run that was cut off.
+    RECIPE is a .toml file with the tables model, tokenizer, data, train, adapter and metrics, or one of: causal-lm,
+    masked-lm, span-corruption, denoising, seq2seq, classification, token-classification, question-answering, ctc,
+    image-text, sentence-pairs, self-distillation. Options of [train] need no table: steps, epochs, batch_size,
+    learning_rate, schedule, warmup, patience, goal, precision, seed, ...; docs/training.md names all.
+
+    A tenth of the data is held out to judge the model, unless data.valid names a file. The run's folder holds its
+    recipe, its log, its states, and the model as `best` and `last`. The same command goes on with a run that was cut
+    off.
     """
     from regard.training.objectives import OBJECTIVES
     from regard.training.recipe import read_recipe
@@ -54,33 +61,50 @@ def train(
 
 def run(recipe: Any, folder: Path, devices: dict[str, Any], *, fresh: bool = False) -> dict[str, Any]:
     """Build what a recipe asks for, train it, judge it on the test split; gives what there is to say."""
-    import torch
-
     import regard
     from regard.training.build import build
     from regard.training.evaluate import evaluate
     from regard.training.loop import fit
     from regard.training.problem import with_valid
 
+    _check_folder(folder)
     job = build(recipe)
-    for note in job.notes:
+    leader = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+    for note in job.notes if leader else ():
         typer.echo(note, err=True)
     given = {name: value for name, value in devices.items() if value != {"devices": 1, "nodes": 1}.get(name, "auto")}
     options = {**job.problem.options, **recipe.train, **given}
     history = fit(job.model, job.problem, folder=folder, resume=not fresh, **options)
+    if not _leads():
+        raise typer.Exit  # another process says what there is to say
     result: dict[str, Any] = {"steps": history.progress.step, "seconds": round(history.progress.seconds, 1)}
-    best = next((e["valid"] for e in reversed(history.evaluations) if e["best"]), None)
+    best = next((e for e in reversed(history.evaluations) if e["best"]), None)
     if best is not None:
-        result["validation"] = {name: round(value, 4) for name, value in best.items()}
-    kept = folder / ("best" if (folder / "best").is_dir() else "last")
+        result |= {"best_step": best["step"], "validation": _short(best["valid"])}
+    kept = folder / ("last" if best is None else "best")
     if job.test is not None:
-        if (kept / "model.safetensors").exists() and best is not None:
-            state = regard.load(kept, with_processor=False).state_dict()
-            job.model.load_state_dict(state)
-        with torch.inference_mode():
-            scores = evaluate(job.model, with_valid(job.problem, job.test))
-        result["test"] = {name: round(value, 4) for name, value in scores.items()}
+        model = job.model if best is None else regard.load(str(kept)).to(job.model.device)
+        result["test"] = _short(evaluate(model, with_valid(job.problem, job.test)))
     return {**result, "model": str(kept)}
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise a ValueError for a place that is not for a run, before any work is done."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another folder with --output")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file():
+        raise ValueError(f"{folder} holds something that is no run; choose another folder with --output")
+
+
+def _leads() -> bool:
+    """Whether this process speaks for all of a run on several devices."""
+    import torch
+
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def _short(scores: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in scores.items()}
 
 
 def explore(what: str, recipe: Any, folder: Path, *, fresh: bool = False) -> dict[str, Any]:

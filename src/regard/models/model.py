@@ -91,6 +91,8 @@ class Model(nn.Module):
         self.processor: Any = None
         self.generation: dict[str, Any] = {}
         self.labels: dict[int, str] = {}
+        self.fresh: tuple[str, ...] = ()
+        """Parameters that the checkpoint has not, of a head that is to be trained."""
         self.encoder = Tower(config.encoder) if config.encoder is not None else None
         self.decoder = Tower(config.decoder) if config.decoder is not None else None
         self.head = build(config.head, *config.widths)

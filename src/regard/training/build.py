@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 import regard
 from regard import adapt, front
+from regard.adapt.targets import leaves
 from regard.models.model import Model
 from regard.preprocess.ctc import CTCTokenizer
 from regard.training.base import Objective
@@ -163,6 +164,11 @@ def _new(recipe: Recipe, fields: Mapping[str, Any], kind: Kind, parts: Parts, co
     raw = dict(fields)
     processor = raw.pop("processor", None)
     tokenizer = _tokenizer(recipe, kind, parts)
+    if tokenizer is None and kind.columns(parts.rows["train"], parts.how):
+        raise ValueError(
+            "tokenizer is missing, which a new model of text needs: a folder that holds one, 'characters', or a table "
+            "such as {kind = 'bpe', vocab_size = 8000}"
+        )
     if tokenizer is not None:
         raw.setdefault("vocab_size", len(tokenizer))
         for name in ("pad", "bos", "eos"):
@@ -191,8 +197,7 @@ def _tokenizer(recipe: Recipe, kind: Kind, parts: Parts) -> Any:
         **(letters if isinstance(wanted, str) else wanted),
     }
     with parts.located("train"):
-        values = [value for column in kind.columns(rows, parts.how) for value in column_of(rows, column)]
-    texts = [text for value in values for text in (value if isinstance(value, (list, tuple)) else (value,))]
+        texts = [text for column in kind.columns(rows, parts.how) for text in _words(rows, column)]
     if kind.use == "letters":
         if options != letters:
             raise ValueError(f"tokenizer is {wanted!r}; allowed for a model that hears letters: 'characters'")
@@ -202,6 +207,15 @@ def _tokenizer(recipe: Recipe, kind: Kind, parts: Parts) -> Any:
     if unknown:
         raise ValueError(f"tokenizer has no option {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
     return train_tokenizer(texts, use=options.pop("use", kind.use), **options)
+
+
+def _words(rows: Any, column: str) -> Iterator[str]:
+    """The texts of a column; those of lists one by one."""
+    for i, value in enumerate(column_of(rows, column)):
+        several = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(text, str) for text in several):
+            raise ValueError(f"row {i}: {column!r} is {str(value)[:60]!r}; allowed: text")
+        yield from several
 
 
 def _letters(texts: Sequence[str]) -> CTCTokenizer:
@@ -255,6 +269,9 @@ def _adapt(model: Model, table: Mapping[str, Any], kind_of_training: Kind) -> No
     kinds = {"lora": adapt.LoraConfig, "ia3": adapt.IA3Config, "prefix": adapt.PrefixTuningConfig}
     if kind not in kinds:
         raise ValueError(f"adapter.kind is {kind!r}; allowed: {', '.join(kinds)}")
+    known = leaves(model)
+    new = {name.rpartition(".")[0] for name in model.fresh}  # what was drawn anew must learn, and be kept
+    options["modules_to_save"] = [*(options.get("modules_to_save") or ()), *(known[n][-1] for n in known if n in new)]
     try:
         config = kinds[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
     except TypeError as error:

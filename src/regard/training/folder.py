@@ -47,6 +47,8 @@ class RunFolder:
         }
         file = path / "run.json"
         if leader and not resume:
+            for name in ("best", "last") if file.exists() else ():
+                shutil.rmtree(path / name, ignore_errors=True)
             file.unlink(missing_ok=True)
             self.log.path.unlink(missing_ok=True)
             shutil.rmtree(self.states, ignore_errors=True)
@@ -130,7 +132,7 @@ def _same_run(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
         raise ValueError(
             f"{path} holds another run: {name} was {before.get(name)!r} and is now {after.get(name)!r}"
             f"{f' (and {len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
-            "choose another folder, or remove this one"
+            "choose another folder, or start anew (--fresh, resume=False), which forgets that run"
         )
 
 

@@ -139,6 +139,8 @@ class Loop:
             self.report.records[:] = self.store.log.records()
         layers = checkpointed(self.model) if self.config.checkpointing else nullcontext()
         with layers, self._signals(), self.report.shown(self.progress):
+            if self.progress.step:
+                self.report.say(f"goes on from step {self.progress.step}")
             self.learner.train()
             self._steps()
         self._finish()

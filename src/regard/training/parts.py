@@ -94,6 +94,8 @@ def parts_of(recipe: Recipe, kind: Kind, *, classes: bool = True, share: bool = 
     if classes and kind.label is not None:
         with parts.located("train"):
             parts.labels = Labels.of_column(parts.rows["train"], label_column(parts.how, kind))
+        if isinstance(data.get("label"), Mapping):  # in the order of the ranges
+            parts.labels = Labels(name for name in data["label"]["classes"] if name in parts.labels.names)
         if len(parts.labels) < 2:
             column = label_column(parts.how, kind)
             raise ValueError(f"data.train: {column!r} is {parts.labels.names[0]!r} in every row; allowed: two classes")
