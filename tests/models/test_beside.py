@@ -124,8 +124,8 @@ def test_rows_of_a_cache_keep_what_they_see():
 
 
 def test_a_gate_may_have_a_number_for_each_channel():
-    gate, x = TanhGate(0.5, 4), torch.randn(2, 3, 4)
+    gate, x = TanhGate(4, 0.5), torch.randn(2, 3, 4)
     torch.nn.init.normal_(gate.weight)
     for channel in range(4):
         torch.testing.assert_close(gate(x)[..., channel], x[..., channel] * gate.weight[channel].tanh())
-    assert TanhGate(0.5).weight.shape == (1,)
+    assert TanhGate(1, 0.5).weight.shape == (1,)

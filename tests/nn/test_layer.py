@@ -8,7 +8,7 @@ from torch import nn
 
 from regard.config import AttentionConfig, FeedForwardConfig, LayerConfig, NormConfig, StackConfig
 from regard.nn import ACTIVATIONS, Causal, Layer, RMSNorm, Sublayer, build
-from regard.nn.context import padded
+from regard.nn.context import packed, padded
 
 CTX = padded(torch.arange(5)[None], aligned=True)
 
@@ -125,6 +125,34 @@ def test_a_layers_own_mask_stands_before_the_stacks():
     assert not torch.equal(first(stack, x), first(stack, changed))
     stack = build(StackConfig(dim=8, layers=(open_layer,), mask=Causal()))
     assert torch.equal(first(stack, x), first(stack, changed))
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_branches_left_out_of_whole_rows(order):
+    config = LayerConfig(norm=NormConfig(), order=order, drop_path=0.25)
+    sublayer, rows = Sublayer(Double(), config, 8).train(), 2000
+    x = torch.randn(rows, 3, 8)
+
+    def expected(kept):
+        inner = sublayer.norm(x) if order == "pre" else x
+        y = x + kept[:, None, None] * (2 * inner + 1) / 0.75
+        return y if order == "pre" else sublayer.norm(y)
+
+    ctx = padded(torch.arange(3).expand(rows, 3), aligned=True)
+    for found in (sublayer(x, ctx), sublayer(x.flatten(0, 1), packed([3] * rows, x.device)).unflatten(0, (rows, 3))):
+        kept = (found - expected(torch.ones(rows))).abs().amax((1, 2)) < 1e-5
+        assert 0.72 < float(kept.float().mean()) < 0.78
+        torch.testing.assert_close(found, expected(kept.float()))
+    ragged = sublayer(torch.zeros(6, 8), packed([1, 2, 3], x.device))
+    assert all(part.unique().numel() == 1 for part in ragged.split([1, 2, 3]))
+    plain = Sublayer(Double(), config.replace(drop_path=0.0), 8)
+    assert torch.equal(sublayer.eval()(x, ctx), plain(x, ctx)) and torch.equal(plain.train()(x, ctx), plain(x, ctx))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_a_branch_is_not_always_left_out(rate):
+    with pytest.raises(ValueError, match=f"drop_path is {rate}; allowed: 0 to below 1"):
+        LayerConfig(norm=NormConfig(), drop_path=rate)
 
 
 def test_activations_at_a_point():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import regard
 from regard.models.registry import families
+from regard.nn import Layer
 from regard.nn.attention import Attend
 from tests.models import oracle, senses
 
@@ -94,3 +95,20 @@ def test_nothing_is_dropped_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(F, "dropout", None)
     model = regard.from_config(dict(families()["t5"].tiny["t5"]), head="seq2seq-lm").eval()
     model(torch.tensor([[5, 6, 1]]), decoder_input_ids=torch.tensor([[0, 5]]))
+
+
+@pytest.mark.parametrize("family", ["swin", "segformer", "dinov2", "timesformer", "maskformer"])
+def test_branches_are_left_out_as_often_as_in_the_reference(family: str) -> None:
+    """Where the reference leaves out the branches of a layer (in Swin of attention alone), each with its own rate."""
+    import transformers
+
+    fields = dict(next(iter(families()[family].tiny.values())))
+    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    vars(config.backbone_config if family == "maskformer" else config)["drop_path_rate"] = 0.3  # one says it is an int
+    architecture = next(iter(families()[family].architectures))
+    theirs = getattr(transformers, architecture)._from_config(config, attn_implementation="eager")
+    rates = [m.drop_prob for m in theirs.modules() if type(m).__name__.endswith("DropPath")]
+    ours = regard.from_config({**theirs.config.to_dict(), "architectures": [architecture]}, head="features")
+    found = [layer.attn.config.drop_path for layer in ours.modules() if isinstance(layer, Layer)]
+    assert sorted(set(found) - {0.0}) == pytest.approx(sorted(set(rates)))
+    assert max(found) == pytest.approx(0.3) and (min(found) == 0) is (family != "dinov2")

@@ -168,7 +168,7 @@ class LayerConfig(Config):
     before it and at its end (sandwich). `scale` multiplies what a branch adds: by a learned number per channel (layer),
     by the tanh of one learned number (tanh) or of one per channel (tanh_layer). `parallel` feeds all branches from the
     same input. `memory_dim` is how wide the vectors are that cross-attention looks at, if not as wide as the layer's
-    own.
+    own. `drop_path` is how likely a branch is left out of a row in training (1603.09382).
     """
 
     norm: NormConfig
@@ -181,6 +181,10 @@ class LayerConfig(Config):
     parallel: bool = False
     memory_dim: int | None = None
     dropout: float = 0.0
+    drop_path: float = 0.0
+
+    def check(self) -> None:
+        self.require(0 <= self.drop_path < 1, "drop_path", "0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from regard.config import (
     ClassifierHeadConfig,
@@ -53,6 +53,14 @@ def head_dim(raw: Raw, dim: int, heads: int) -> int:
     if dim % heads:
         raise ValueError(f"{raw.where}: {heads} attention heads; allowed: a divisor of the model's dim, which is {dim}")
     return dim // heads
+
+
+def deepening(raw: Raw, stages: Sequence[StackConfig], rate: float = 0.0) -> tuple[StackConfig, ...]:
+    """Stages whose branches are left out in training: never at the first layer, evenly more often up to the last, there
+    with `drop_path_rate`, or `rate` where nothing is said (1603.09382)."""
+    most, count = raw.rate("drop_path_rate", rate), sum(len(stage.layers) for stage in stages)
+    rates = iter([most * i / max(1, count - 1) for i in range(count)])
+    return tuple(s.replace(layers=tuple(layer.replace(drop_path=next(rates)) for layer in s.layers)) for s in stages)
 
 
 def task_head(raw: Raw, kind: HeadKind, *, dropout: float = 0.0, bias: bool = True) -> HeadConfig:

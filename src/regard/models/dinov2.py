@@ -29,7 +29,9 @@ def layer(raw: Raw) -> LayerConfig:
     """ViT's layer with scaled branches."""
     plain = vit.layer(raw.over({"intermediate_size": 1}))
     start = raw.number("layerscale_value", 1.0)
-    return plain.replace(feed_forward=_forward(raw), scale="layer", scale_init=start)
+    return plain.replace(
+        feed_forward=_forward(raw), scale="layer", scale_init=start, drop_path=raw.rate("drop_path_rate")
+    )
 
 
 def config(raw: Raw, kind: HeadKind) -> ModelConfig:

@@ -26,7 +26,7 @@ from regard.config.pyramid import (
 )
 from regard.config.vision import PatchClassifierConfig, PoolConfig, PooledHeadConfig
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule
-from regard.models.common import head_dim
+from regard.models.common import deepening, head_dim
 
 ROWS: dict[str, Any] = {"patch_sizes": [7, 3, 3, 3], "strides": [4, 2, 2, 2], "hidden_sizes": [32, 64, 160, 256]}
 ROWS |= {"depths": [2, 2, 2, 2], "num_attention_heads": [1, 2, 5, 8], "sr_ratios": [8, 4, 2, 1]}
@@ -69,7 +69,7 @@ def _patches(raw: Raw, channels: int, least: int = 1) -> OverlapPatchesConfig:
 def config(raw: Raw, kind: HeadKind) -> ModelConfig:
     raw = raw.over(DEFAULTS)
     stages = _stages(raw)
-    stacks = tuple(_stack(stage) for stage in stages)
+    stacks = deepening(raw, [_stack(stage) for stage in stages], 0.1)
     widths = tuple(stack.dim for stack in stacks)
     between = tuple(_patches(stage, width) for stage, width in zip(stages[1:], widths, strict=False))
     least = least_side(

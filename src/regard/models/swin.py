@@ -15,7 +15,7 @@ from regard.config import (
 from regard.config.vision import PatchClassifierConfig, PoolConfig, PooledHeadConfig
 from regard.models._windows import StagesConfig, WholePatchesConfig, WindowAttentionConfig
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule
-from regard.models.common import head_dim
+from regard.models.common import deepening, head_dim
 
 DEFAULTS = {"image_size": 224, "patch_size": 4, "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
 PARTS = {"query": "attn.fn.q", "key": "attn.fn.k", "value": "attn.fn.v"}
@@ -67,6 +67,7 @@ def config(raw: Raw, kind: HeadKind) -> ModelConfig:
         dropout=raw.rate("hidden_dropout_prob"),
     )
     stages = tuple(_stage(raw, dim * 2**i, *sizes) for i, sizes in enumerate(zip(depths, heads, strict=True)))
+    stages = deepening(raw, stages, 0.1)
     stack = StagesConfig(
         dim=stages[-1].dim, layers=(), stages=stages, final_norm=NormConfig(eps=raw.number("layer_norm_eps", 1e-5))
     )

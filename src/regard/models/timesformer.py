@@ -11,6 +11,7 @@ from regard.config import ClassifierHeadConfig, FeaturesHeadConfig, ModelConfig,
 from regard.models import vit
 from regard.models._frames import DividedLayerConfig, FramesConfig, NearestPatchesConfig
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule, Split, Squeeze
+from regard.models.common import deepening
 
 DIVIDED, JOINT, SPACE = "divided_space_time", "joint_space_time", "space_only"
 
@@ -29,7 +30,7 @@ def config(raw: Raw, kind: HeadKind) -> ModelConfig:
         frames=raw.integer("num_frames", 8, high=2**14),
         together=how != SPACE,
     )
-    return model.replace(encoder=TowerConfig(front=front, stack=model.encoder.stack))
+    return model.replace(encoder=TowerConfig(front=front, stack=deepening(raw, [model.encoder.stack])[0]))
 
 
 def backbone(raw: Raw) -> list[Rule]:

@@ -55,9 +55,8 @@ class Attention(nn.Module):
         self.attend = Attend(config.scale, config.softcap, config.dropout)
 
     def _qk_norm(self, norm: NormConfig | None, inner: int) -> nn.Module | None:
-        return (
-            None if norm is None else build(norm, inner if self.config.qk_norm_over == "all" else self.config.head_dim)
-        )
+        width = inner if self.config.qk_norm_over == "all" else self.config.head_dim
+        return None if norm is None else build(norm, width)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         if self.is_cross:
@@ -76,7 +75,7 @@ class Attention(nn.Module):
                 ks, vs = [self._turned_late(keys, ctx) if late else keys], [values]
             elif ctx.groups[0].k is not ctx.groups[0].q:  # ... unless they had begun before
                 if late:
-                    raise ValueError("rotary positions that depend on a row's length take no packed rows that had begun")
+                    raise ValueError("rotary positions by a row's length take no packed rows that had begun")
                 ks, vs = begun(keys, ctx.groups), begun(values, ctx.groups)
         return self._attended(q, ks, vs, ctx.groups, ctx)
 

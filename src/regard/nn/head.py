@@ -38,8 +38,8 @@ class Ends:
         """
         if self.ctx.lengths is not None:
             parts = hidden.split(list(self.ctx.lengths))
-            ids = [None] * len(parts) if self.ids is None else self.ids.split(list(self.ctx.lengths))
-            return torch.cat([self._padded(h[None], how, None, _row(i)) for h, i in zip(parts, ids, strict=True)])
+            ids = [None] * len(parts) if self.ids is None else self.ids[None].split(list(self.ctx.lengths), 1)
+            return torch.cat([self._padded(h[None], how, None, i) for h, i in zip(parts, ids, strict=True)])
         return self._padded(hidden, how, self.ctx.groups[0].q_valid, self.ids)
 
     def _padded(self, hidden: Tensor, how: str, valid: Tensor | None, ids: Tensor | None) -> Tensor:
@@ -63,10 +63,6 @@ class Ends:
         if valid is None:
             return hidden[:, 0] if how == "first" else hidden[:, -1]
         return hidden[rows, valid.int().argmax(1) if how == "first" else _last(valid)]
-
-
-def _row(ids: Tensor | None) -> Tensor | None:
-    return None if ids is None else ids[None]
 
 
 def _last(marked: Tensor) -> Tensor:

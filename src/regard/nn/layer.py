@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from regard.config import LayerConfig
@@ -12,7 +13,7 @@ from regard.nn.norm import LayerScale, TanhGate
 
 
 class Sublayer(nn.Module):
-    """A residual branch: the only home of norm placement, branch scale and residual dropout.
+    """A residual branch: the only home of norm placement, branch scale and what is dropped.
 
     pre: x + f(norm(x)); post: norm(x + f(x)); branch: x + norm(f(x)); sandwich: x + post_norm(f(norm(x))).
     """
@@ -22,10 +23,8 @@ class Sublayer(nn.Module):
         self.fn, self.config = fn, config
         self.norm = build(config.norm, dim)
         self.post_norm = build(config.norm, dim) if config.order == "sandwich" else None
-        self.scale: nn.Module | None = None
-        if config.scale != "none":
-            init, width = config.scale_init, 1 if config.scale == "tanh" else dim
-            self.scale = LayerScale(dim, init) if config.scale == "layer" else TanhGate(init, width)
+        kind = LayerScale if config.scale == "layer" else TanhGate
+        self.scale = kind(1 if config.scale == "tanh" else dim, config.scale_init) if config.scale != "none" else None
 
     def branch(self, x: Tensor, ctx: Context) -> Tensor:
         """What the branch adds to the residual stream."""
@@ -36,7 +35,17 @@ class Sublayer(nn.Module):
             y = self.norm(y)
         elif self.post_norm is not None:
             y = self.post_norm(y)
-        return y if self.scale is None else self.scale(y)
+        return self._survivors(y if self.scale is None else self.scale(y), ctx)
+
+    def _survivors(self, y: Tensor, ctx: Context) -> Tensor:
+        """Each row whole or not at all, while training (stochastic depth, 1603.09382); its mean stays."""
+        p = self.config.drop_path
+        if not (p and self.training):
+            return y
+        kept = y.new_empty(y.shape[0] if ctx.lengths is None else len(ctx.lengths)).bernoulli_(1 - p) / (1 - p)
+        if ctx.lengths is not None:
+            kept = kept.repeat_interleave(torch.tensor(ctx.lengths, device=y.device))
+        return y * kept.view(-1, *(1,) * (y.ndim - 1))
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         x = x + self.branch(x, ctx)

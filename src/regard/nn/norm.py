@@ -63,12 +63,8 @@ class LayerScale(nn.Module):
         return x * self.weight
 
 
-class TanhGate(nn.Module):
+class TanhGate(LayerScale):
     """tanh(a) on a residual branch, one learned number or one per channel, closed at the start (2204.14198)."""
-
-    def __init__(self, init: float, dim: int = 1):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((dim,), init))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight.tanh()

@@ -296,9 +296,9 @@ class Linears(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(dim, dim if i < count - 1 else out) for i in range(count))
 
     def forward(self, x: Tensor) -> Tensor:
-        for i, layer in enumerate(self.layers):
-            x = layer(x) if i == 0 else layer(x.relu())
-        return x
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
 
 
 @builds(BoxesHeadConfig)
