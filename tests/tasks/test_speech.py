@@ -308,6 +308,38 @@ def test_audio_classification_agrees(tmp_path: Path) -> None:
         regard.pipeline("automatic-speech-recognition", tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["waves", "frames"])
+def test_labels_of_long_sound_are_by_the_mean_of_its_windows(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    if kind == "waves":
+        config = transformers.HubertConfig(**TINY, vocab_size=31, num_labels=5)
+        model, ears, window = transformers.HubertForSequenceClassification, transformers.Wav2Vec2FeatureExtractor(), 30
+    else:
+        size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+        config = transformers.ASTConfig(**size, max_length=400, num_mel_bins=32, num_labels=5)
+        model, window = transformers.ASTForAudioClassification, 4
+        ears = transformers.ASTFeatureExtractor(max_length=400, num_mel_bins=32)
+    theirs = model(config).eval()
+    sharpen(theirs)
+    theirs.save_pretrained(tmp_path)
+    ears.save_pretrained(tmp_path)
+    clip = np.concatenate([sound(40.0), 0.1 * sound(31.2, 1)])
+    soundfile.write(tmp_path / "long.wav", clip, RATE, subtype="FLOAT")
+    pipe = regard.pipeline("audio-classification", tmp_path)
+    found = {entry["label"]: entry["score"] for entry in pipe(str(tmp_path / "long.wav"), function_to_apply="none")}
+    total, samples = torch.zeros(5), 0
+    for start in range(0, len(clip), window * RATE):
+        part = clip[start : start + window * RATE]
+        with torch.no_grad():
+            logits = theirs(**ears(part, sampling_rate=RATE, return_tensors="pt")).logits[0]
+        total, samples = total + len(part) * logits, samples + len(part)
+    assert found == pytest.approx({f"LABEL_{i}": float(x) for i, x in enumerate(total / samples)}, abs=1e-4)
+    held = pipe(clip, function_to_apply="none")
+    assert {entry["label"]: entry["score"] for entry in held} == pytest.approx(found, abs=1e-5)
+    soundfile.write(tmp_path / "rest.wav", clip[: 2 * 30 * RATE + 9000 + 2 * RATE * (kind == "frames")], RATE)
+    assert len(pipe([tmp_path / "rest.wav", clip[:RATE], clip[:RATE]])) == 3
+
+
 def test_subtitles(tmp_path: Path) -> None:
     chunks = [
         {"text": " One <two>.", "timestamp": (0.0, 1.5)},

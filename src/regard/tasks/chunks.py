@@ -1,5 +1,8 @@
 """A long recording heard in windows that overlap, several together, and what was written about them joined: faster than
-to seek through it, without times, and no window knows what was said before."""
+to seek through it, without times, and no window knows what was said before.
+
+The text is not that of the reference's chunked pipeline, which lets models write windows without times: they end many
+of them early then, and words are lost (docs/performance.md has the numbers)."""
 
 from __future__ import annotations
 

@@ -38,8 +38,9 @@ class SpeechOptions(MediaOptions):
     `regard.tasks.transcribe.Manner` `temperature` (one or several), the thresholds and `condition_on_prev_tokens`; all
     options of `generate` too, also within `generate_kwargs`.
     `chunk_length_s` cuts recordings into windows of so many seconds, of which `stride_length_s` on both sides (or left
-    and right) overlap, `batch_size` at a time. With 0 models that write seek through a recording, in order; models of
-    moments hear up to a minute at once, else windows of 30. `num_beams`: for these, of prefix beam search.
+    and right) overlap, `batch_size` at a time (`regard.tasks.chunks` says how that differs from the reference). With 0
+    models that write seek through a recording, in order; models of moments hear up to a minute at once, else windows of
+    30. `num_beams`: for these, of prefix beam search.
     """
 
     return_timestamps: bool | Literal["word", "char"] = False
