@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from regard.models.model import Model
 
+    Measured = tuple[list[torch.Tensor], float | None]
+
 _TOKENS, _WINDOW = 8192, 128
 
 
@@ -76,7 +78,7 @@ def _limit(model: Model) -> int:
     return min(_WINDOW, model.max_length or _WINDOW)
 
 
-def _measured(model: Model, rows: list[list[int]]) -> tuple[list[torch.Tensor], float | None]:
+def _measured(model: Model, rows: list[list[int]]) -> Measured:
     """Mean hidden state of each row, and the perplexity of a model that writes or fills in."""
     import math
 
