@@ -132,7 +132,7 @@ class Quantized(nn.Module):
         return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Quantized:
-        scale = self.scale
+        scale, bias = self.scale, None if self.bias is None else self.bias.data
         self.kept = self.weight
         self.packed = None
         super()._apply(fn, recurse)
@@ -142,8 +142,8 @@ class Quantized(nn.Module):
             )
         if self.scale.dtype != torch.float32:  # a model in half precision keeps its scales
             self.scale = scale.to(self.scale.device)
-            if self.bias is not None:
-                self.bias.data = self.bias.data.float()
+            if self.bias is not None and bias is not None:
+                self.bias.data = bias.to(self.scale.device)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
