@@ -105,7 +105,8 @@ def _load(
     try:  # a bare model may still hold what a head needs, where it is tied to the token table
         return front.load(ref, head=wanted, new_head=False, **how)
     except ValueError as error:
-        raise ValueError(f"{_wrong_head(info, folder.name, names[0], held)}; {error}") from None
+        problems = " ".join(str(error).split())  # a mistake is one line on the command line
+        raise ValueError(f"{_wrong_head(info, folder.name, names[0], held)}; {problems:.300}") from None
 
 
 _SENSES = {"image": "image", "video": "video", "audio": "sound"}
