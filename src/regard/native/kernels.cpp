@@ -617,8 +617,8 @@ INLINE I word(const int8_t* q) {
   return I{} + four;
 }
 
-// Vectors of outputs at a time, so that sums stay in registers.
-template <int M> constexpr int across() { return LEVEL == 2 ? (M <= 4 ? 4 : 2) : M <= 2 ? 4 : 2; }
+// Vectors of outputs at a time, so that sums stay in registers; a whole block where they fit, so that it is read in order.
+template <int M> constexpr int across() { return LEVEL == 2 ? (M <= 6 ? 4 : 2) : M <= 2 ? 4 : 2; }
 
 template <int M> static void int8_block(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n) {
   constexpr int NB = across<M>();
@@ -684,42 +684,54 @@ template <int M> static void int4_block(const Linear& l, const Input& in, int64_
   }
 }
 
-// A step of a dot product: L weights of fp32, 2 L of bf16.
-INLINE void step(F& c, const float* w, const float* x) { c += load(w) * load(x); }
-INLINE void step(F& c, const uint16_t* w, const float* x) {
-  const I both = get<I>(w);
-  c += (F)(both << 16) * load(x);
-  c += (F)(both & static_cast<int32_t>(0xffff0000)) * load(x + L);
+// A step of R times M dot products: L weights of fp32, 2 L of bf16. Each number is loaded once.
+template <int R, int M> INLINE void step(F (&c)[R][M], const float* const* w, const float* x, int64_t width, int64_t k) {
+  F v[R];
+  for (int r = 0; r < R; r++) v[r] = load(w[r] + k);
+  for (int m = 0; m < M; m++) {
+    const F from = load(x + m * width + k);
+    for (int r = 0; r < R; r++) c[r][m] += v[r] * from;
+  }
+}
+template <int R, int M> INLINE void step(F (&c)[R][M], const uint16_t* const* w, const float* x, int64_t width, int64_t k) {
+  F even[R], odd[R];
+  for (int r = 0; r < R; r++) {
+    const I both = get<I>(w[r] + k);
+    even[r] = (F)(both << 16), odd[r] = (F)(both & static_cast<int32_t>(0xffff0000));
+  }
+  for (int m = 0; m < M; m++) {
+    const F first = load(x + m * width + k), second = load(x + m * width + k + L);
+    for (int r = 0; r < R; r++) c[r][m] += even[r] * first, c[r][m] += odd[r] * second;
+  }
 }
 
-// R weight rows against M inputs. Memory is read in order, as few rows side by side as keeps the sums independent:
-// the processor reads ahead along a line only.
+// R weight rows against M inputs, in U sums each. Memory is read in order, as few rows side by side as keeps the sums
+// independent: the processor reads ahead along a line only.
 template <int M, int R, class W>
 static void weight_rows(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n) {
   constexpr int S = L * 4 / static_cast<int>(sizeof(W)), U = M == 1 ? 4 : M == 2 ? 2 : 1;
   const W* w[R];
   for (int r = 0; r < R; r++) w[r] = static_cast<const W*>(l.weight) + (n + r < l.out ? n + r : n) * l.in;
   const float* x = in.x + row * in.width;
-  F c[R][M][U] = {};
+  const int64_t width = in.width, length = l.in;
+  F c[U][R][M] = {};
   int64_t k = 0;
-  for (; k + S * U <= l.in; k += S * U)
-    for (int r = 0; r < R; r++)
-      for (int u = 0; u < U; u++)
-        for (int m = 0; m < M; m++) step(c[r][m][u], w[r] + k + u * S, x + m * in.width + k + u * S);
-  for (; k + S <= l.in; k += S)
-    for (int r = 0; r < R; r++)
-      for (int m = 0; m < M; m++) step(c[r][m][0], w[r] + k, x + m * in.width + k);
-  if (k < l.in) {
+  for (; k + S * U <= length; k += S * U)
+    for (int u = 0; u < U; u++) step<R, M>(c[u], w, x, width, k + u * S);
+  for (; k + S <= length; k += S) step<R, M>(c[0], w, x, width, k);
+  if (k < length) {
+    W tail[R][S] = {};
+    const W* rest[R];
     for (int r = 0; r < R; r++) {
-      W tail[S] = {};
-      std::memcpy(tail, w[r] + k, static_cast<size_t>(l.in - k) * sizeof(W));
-      for (int m = 0; m < M; m++) step(c[r][m][0], tail, x + m * in.width + k);
+      std::memcpy(tail[r], w[r] + k, static_cast<size_t>(length - k) * sizeof(W));
+      rest[r] = tail[r];
     }
+    step<R, M>(c[0], rest, x + k, width, 0);
   }
   for (int r = 0; r < R && n + r < l.out; r++)
     for (int m = 0; m < M; m++) {
-      F total = c[r][m][0];
-      for (int u = 1; u < U; u++) total += c[r][m][u];
+      F total = c[0][r][m];
+      for (int u = 1; u < U; u++) total += c[u][r][m];
       float& y = to.y[(row + m) * to.stride + n + r];
       y = sum(total) + (l.bias == nullptr ? 0.0f : l.bias[n + r]) + (to.add ? y : 0.0f);
     }
@@ -742,14 +754,17 @@ static void up_to_8(const Linear& l, const Input& in, int64_t row, int64_t rows,
   else if constexpr (M > 1) up_to_8<M - 1>(l, in, row, rows, to, first, last);
 }
 
-// Outputs first to last of all rows: a slab of weights that stays in the cache is gone through for eight rows at a time.
+// Outputs first to last of all rows: a slab of weights that stays in the cache is gone through for some rows at a time.
 static void outputs(const Work& work, const Input& in, int64_t rows, int64_t first, int64_t last) {
   const Linear& l = work.linear;
+  const int64_t most = l.kind == INT8 ? 6 : 8, tiles = (rows + most - 1) / most;
   const int64_t fits = (int64_t{256} << 10) / (bytes(l) / l.out + 1) / 64 * 64;
-  const int64_t slab = rows <= 8 ? last - first : fits < 64 ? 64 : fits;
+  const int64_t slab = tiles == 1 ? last - first : fits < 64 ? 64 : fits;
   for (int64_t n = first; n < last; n += slab)
-    for (int64_t row = 0; row < rows; row += 8)
-      up_to_8(l, in, row, rows - row < 8 ? rows - row : 8, work.to, n, n + slab < last ? n + slab : last);
+    for (int64_t i = 0; i < tiles; i++) {
+      const int64_t row = rows * i / tiles, end = rows * (i + 1) / tiles;
+      up_to_8(l, in, row, end - row, work.to, n, n + slab < last ? n + slab : last);
+    }
 }
 
 // This thread's share of the outputs of one linear: [first, last).

@@ -1,0 +1,68 @@
+"""What the kernels compute, written with torch: the same rounding of weights and of inputs, sums in double."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+
+from regard.adapt.quantized import GROUP, round4, round8
+from regard.nn import Linear
+
+
+def rounded_input(x, group):
+    """Each `group` numbers of a row as bytes times their largest / 127."""
+    parts = F.pad(x, (0, -x.shape[-1] % group)).unflatten(-1, (-1, group))
+    peak = parts.abs().amax(-1, keepdim=True)
+    rate = torch.where(peak > 0, torch.full_like(peak, 127) / peak, 0.0)  # `127 / peak` is rounded twice
+    return ((parts * rate).round() * (peak / 127)).flatten(-2)[..., : x.shape[-1]]
+
+
+def rounded_weight(weight, precision):
+    """What is left of float32 weights (N, K)."""
+    if precision == "int8":
+        q, scale = round8(weight)
+        return q.float() * scale[:, None]
+    if precision == "int4":
+        q, scale = round4(weight)
+        both = torch.stack([q & 15, q >> 4], 2).flatten(1).to(torch.int16)
+        wide = (both - ((both & 8) << 1)).float().unflatten(1, (-1, GROUP)) * scale[..., None]
+        return wide.flatten(1)[:, : weight.shape[1]]
+    return weight.bfloat16().float() if precision == "bf16" else weight
+
+
+def product(x, weight, bias, precision):
+    """x W^T + b as the kernels round it."""
+    group = {"int8": 64, "int4": 32}.get(precision)
+    wide = (x if group is None else rounded_input(x, group)).double()
+    y = wide @ rounded_weight(weight, precision).double().T
+    return (y if bias is None else y + bias).float()
+
+
+class Rounded(Linear):
+    """A linear by `product`, while it is `active`."""
+
+    precision, active = "fp32", True
+
+    def forward(self, x):
+        return product(x, self.weight, self.bias, self.precision) if self.active else super().forward(x)
+
+
+def rounded_model(model, precision):
+    """A copy whose decoder and head compute as the kernels would: the prompt by torch, what follows rounded."""
+    model = copy.deepcopy(model)
+    stack = model.decoder.stack
+    linears = [module for root in (stack, model.head) for module in root.modules() if type(module) is Linear]
+    for module in linears:
+        module.__class__ = Rounded
+        module.precision = precision
+    real = stack.through
+
+    def through(x, ctx):
+        for module in stack.modules():
+            module.active = ctx.cache.room(0) is not None
+        return real(x, ctx)
+
+    stack.through = through
+    return model
