@@ -265,19 +265,16 @@ def grown(layers: int, vocab: int, checkpointing: bool, full: bool) -> float:
             hidden, _ = model.hidden(**batch.inputs)
             return cross_entropy(model.logits(at(hidden, batch.targets["places"])), batch.targets["labels"])
 
-    raw = {"model_type": "gpt2", "vocab_size": vocab, "n_positions": 256, "n_embd": 256, "n_layer": layers, "n_head": 4}
-    model = regard.from_config({**raw, "bos_token_id": None, "eos_token_id": None}, head="causal-lm")
-    rng = np.random.default_rng(0)
-
-    def rows(width: int) -> list[dict[str, Any]]:
-        return [{"input_ids": rng.integers(0, vocab, width)} for _ in range(8)]
-
+    raw: dict[str, Any] = {"model_type": "gpt2", "n_positions": 256, "n_embd": 256, "n_head": 4}
+    raw |= {"bos_token_id": None, "eos_token_id": None}
     options: dict[str, Any] = {"batch_size": 8, "optimizer": "sgd", "show": False, "checkpointing": checkpointing}
-    objective = Full() if full else CausalLM()
-    fit(regard.from_config({**raw, "n_layer": 1, "vocab_size": 65, "bos_token_id": None, "eos_token_id": None},
-                           head="causal-lm"), Problem(objective, [{"input_ids": np.arange(9)}] * 8), steps=1, **options)  # fmt: skip
+    objective, rng = (Full if full else CausalLM)(), np.random.default_rng(0)
+    small = regard.from_config({**raw, "n_layer": 1, "vocab_size": 65}, head="causal-lm")
+    fit(small, Problem(objective, [{"input_ids": np.arange(9)}] * 8), steps=1, **options)  # libraries are loaded
+    model = regard.from_config({**raw, "n_layer": layers, "vocab_size": vocab}, head="causal-lm")
+    rows = [{"input_ids": rng.integers(0, vocab, 257)} for _ in range(8)]
     before = resident()
-    fit(model, Problem(objective, rows(257)), steps=2, **options)
+    fit(model, Problem(objective, rows), steps=2, **options)
     return peak() - before
 
 

@@ -28,6 +28,7 @@ from regard.training.memory import checkpointed
 from regard.training.objectives.choose import head_kind
 from regard.training.optimizers import freeze, set_rate, unfreeze
 from regard.training.problem import Problem
+from regard.training.products import quick_products
 from regard.training.report import Diverged, Report
 from regard.training.schedules import factor
 from regard.training.state import Progress, load_state, save_state
@@ -138,7 +139,7 @@ class Loop:
             self.store.log.rewind(self.progress.step)
             self.report.records[:] = self.store.log.records()
         layers = checkpointed(self.model) if self.config.checkpointing else nullcontext()
-        with layers, self._signals(), self.report.shown(self.progress):
+        with layers, quick_products(self.model), self._signals(), self.report.shown(self.progress):
             if self.progress.step:
                 self.report.say(f"goes on from step {self.progress.step}")
             self.learner.train()
@@ -170,7 +171,11 @@ class Loop:
         step = p.step + 1
         if c.unfreeze_every is not None:
             unfreeze(self.bare, step - 1, c.unfreeze_every, self.frozen)
-        torch.manual_seed(int(np.random.SeedSequence((c.seed, step, fabric.global_rank)).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence((c.seed, step, fabric.global_rank)).generate_state(1)[0])
+        if fabric.device.type == "cpu":  # torch's own keeps a note for each absent device, every time
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         taken = [next(micros) for _ in range(c.accumulate)]
         count = self._sum(sum(batch.count for _, batch in taken))
         loss = torch.zeros((), device=fabric.device)

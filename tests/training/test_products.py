@@ -1,0 +1,76 @@
+"""oneDNN's products in training are torch's own to rounding, gradients too, and leave no trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from regard.nn import Linear
+from regard.training.products import quick_products
+
+SHAPES = [(1, 9), (7, 5), (33,)]
+
+
+def gradients(layer: nn.Module, x: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    used = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    y = layer(x)
+    return [y.detach(), *torch.autograd.grad(y.sin().sum(), used)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_same_as_in_double(shape: tuple[int, ...], bias: bool, frozen: bool) -> None:
+    torch.manual_seed(0)
+    layer = Linear(520, 512, bias)
+    layer.weight.requires_grad_(not frozen)
+    x = torch.randn(*shape, 520)
+    wanted = gradients(layer.double(), x.double())
+    layer.float()
+    with quick_products(layer):
+        assert "_Product" in type(layer(x.requires_grad_()).grad_fn).__name__
+        found = gradients(layer, x.detach())
+    assert "forward" not in vars(layer)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=2e-6 * float(b.abs().max()))
+
+
+def test_strided_input_and_slope() -> None:
+    torch.manual_seed(0)
+    layer = Linear(512, 520)
+    x = torch.randn(512, 6, 5).permute(1, 2, 0)
+    weight = torch.randn(520, 5, 6).permute(2, 1, 0)
+
+    def slope() -> list[Tensor]:
+        return list(torch.autograd.grad((layer(x) * weight).sum(), list(layer.parameters())))
+
+    wanted = slope()
+    with quick_products(layer):
+        found = slope()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_of_the_gradient() -> None:
+    torch.manual_seed(0)
+    layer = Linear(512, 512)
+    x = torch.randn(3, 512, requires_grad=True)
+
+    def second() -> Tensor:
+        (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), layer.weight)[0]
+
+    wanted = second()
+    with quick_products(layer):
+        torch.testing.assert_close(second(), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_others_are_left_alone() -> None:
+    layers = nn.ModuleList([Linear(16, 16), nn.Linear(512, 512), Linear(512, 512)])
+    with quick_products(layers):
+        assert [("forward" in vars(layer)) for layer in layers] == [False, False, True]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layers[2](torch.randn(3, 512)).dtype == torch.bfloat16
+        assert layers[2].double()(torch.randn(3, 512).double()).dtype == torch.float64
