@@ -88,7 +88,7 @@ def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool,
         raise ValueError(f"{folder.path / ADAPTER} does not say which model it belongs to (base_model_name_or_path)")
     raw = folder.json("config.json")
     labels = {} if raw is None or "id2label" not in raw else Raw(raw).labels()
-    head = options["head"] or _HEADS.get(str(config.task_type and config.task_type.value))
+    head = options["head"] or _HEADS.get(str(getattr(config.task_type, "value", config.task_type)))
     wanted = {**options, "head": head, "num_labels": options["num_labels"] or len(labels) or None}
     with _without_notice(config.modules_to_save):  # the head comes with the adapter
         model = load(config.base_model_name_or_path, with_processor=with_processor, quantize=quantize, **wanted)

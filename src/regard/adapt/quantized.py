@@ -79,6 +79,7 @@ class Quantized(nn.Module):
     """
 
     precision = ""
+    scale: Tensor
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, in_features: int):
         super().__init__()
@@ -117,7 +118,7 @@ class Quantized(nn.Module):
             and not torch.jit.is_tracing()
             and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled("cpu")
-            and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+            and bool(torch.backends.mkldnn.enabled)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -94,7 +94,8 @@ def _stream(file: BinaryIO, name: str) -> Iterator[tuple[Any, Any]]:
                 raise ValueError(f"{name} is {width} x {height}; at most {MAX_PIXELS:,} pixels a frame are read")
             yield container, stream
     except av.FFmpegError as error:
-        raise ValueError(f"{name} cannot be read as video, is damaged or cut short: {error.strerror or error}") from None
+        why = error.strerror or error
+        raise ValueError(f"{name} cannot be read as video, is damaged or cut short: {why}") from None
 
 
 def _count(file: BinaryIO, name: str) -> int:

@@ -35,9 +35,9 @@ class Text2Text(WritingTask[WritingOptions]):
         limit = self.longest if options.cuts else None
         how = "longest_first" if options.truncation is True else options.truncation
         found = self.tokenizer([text], truncation=how if limit else False, max_length=limit)
-        return self.planned(found["input_ids"][0], options, forced)
+        return self.reading(found["input_ids"][0], options, forced)
 
-    def planned(self, ids: list[int], options: WritingOptions, forced: int | None = None) -> Piece:
+    def reading(self, ids: list[int], options: WritingOptions, forced: int | None = None) -> Piece:
         """Ids that fit the encoder, and how much may be written: the decoder begins with one token of its own."""
         self.check_length(len(ids), reach(self.model.encoder))
         lengths, limit = self.lengths(options, 1), reach(self.model.decoder)
@@ -136,7 +136,7 @@ class Summarization(Text2Text):
             return super().pieces(item, options)
         size = min(options.window or NO_LIMIT, self.longest or NO_LIMIT)
         windows = self.windows(self.prefix(options), text_of(item), size, options.stride)
-        return [self.planned(ids, options) for ids in windows]
+        return [self.reading(ids, options) for ids in windows]
 
     def windows(self, prefix: str, text: str, size: int, stride: int) -> list[list[int]]:
         """Windows of at most `size` tokens; each has the prefix and special tokens of its own."""

@@ -43,7 +43,7 @@ def start(config: TrainConfig) -> Any:
     return fabric
 
 
-def _shard(learner: nn.Module, mesh: Any) -> nn.Module:
+def _shard(learner: nn.Module, mesh: Any) -> Any:
     """Every layer by itself, and all else together, shared out over the devices (2304.11277)."""
     from torch.distributed.fsdp import fully_shard
 
@@ -63,8 +63,10 @@ def set_up(fabric: Any, learner: nn.Module, config: OptimizerConfig) -> tuple[An
 
 def settle(learner: nn.Module) -> None:
     """Share out again what a forward pass without a backward pass has left gathered."""
+    from torch.distributed.fsdp import FSDPModule
+
     for part in learner.modules():
-        if hasattr(part, "reshard"):
+        if isinstance(part, FSDPModule):
             part.reshard()
 
 
@@ -84,10 +86,10 @@ def fill(tensor: Tensor, values: Tensor) -> None:
 
 def shared_like(values: Tensor, tensor: Tensor) -> Tensor:
     """Whole values, shared out as a tensor is, if it is and has the same shape."""
-    if not hasattr(tensor, "full_tensor") or values.shape != tensor.shape:
-        return values
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    if not isinstance(tensor, DTensor) or values.shape != tensor.shape:
+        return values
     return distribute_tensor(values.to(tensor.device), tensor.device_mesh, tensor.placements)
 
 

@@ -62,7 +62,7 @@ class Kind:
 _OF_CLASSES = {"single": ("accuracy", "f1"), "multi": ("micro_f1",), "regression": ("mse", "pearson")}
 
 
-def _classification(rows: Any, model: Model, labels: Labels | None, *, kind: str = "single", **options: Any) -> Any:
+def _classification(rows: Any, model: Model, labels: Labels | None, *, kind: Any = "single", **options: Any) -> Any:
     sense = KINDS["classification"].sense(rows, options)
     if sense is None:
         options = _fitted(model, options)
@@ -116,7 +116,7 @@ def _with_tokenizer(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _fitted(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     """A tokenizer that was trained for a new model does not know how much the model reads."""
-    own = getattr(tokenizer_of(model), "model_max_length", None) or model.max_length
+    own: Any = getattr(tokenizer_of(model), "model_max_length", None) or model.max_length
     return options if model.max_length is None else {"max_length": min(own, model.max_length), **options}
 
 

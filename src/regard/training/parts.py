@@ -150,7 +150,8 @@ def _read(recipe: Recipe, name: str, value: Any, inner: str | None) -> Any:
         source = [_there(recipe, name, str(path)) for path in value]
     else:
         source = value  # rows in memory
-    rows = read_rows(source, **how, **({} if inner is None else {"split": inner}))
+    reading: dict[str, Any] = {**how, **({} if inner is None else {"split": inner})}
+    rows = read_rows(source, **reading)
     if not len(rows):
         raise ValueError(f"data.{name}: {value} has no rows")
     return rows

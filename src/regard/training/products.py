@@ -38,7 +38,7 @@ def _forward(layer: Linear, x: Tensor) -> Tensor:
         and x.ndim > 1
         and 0 not in x.shape
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+        and bool(torch.backends.mkldnn.enabled)
     ):
         y: Tensor = _Product.apply(x, layer.weight, layer.bias)
         return y

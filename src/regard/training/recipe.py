@@ -59,6 +59,7 @@ def read_recipe(source: str | Path, changes: Iterable[str] = (), *, objectives: 
     A change may leave out the table where only one has the name. Raises ValueError naming what cannot be read.
     """
     path = Path(source)
+    values: dict[str, Any]
     names = list(objectives)
     if str(source) in names:
         values, folder = {"objective": str(source)}, Path()

@@ -145,10 +145,14 @@ def _fill(into: dict[str, Tensor], stored: dict[str, Tensor], where: Path) -> No
 
 
 def _flat(state: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors, scalars = {}, {}
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
     for index, values in state.items():
         for key, value in values.items():
-            (tensors if isinstance(value, Tensor) else scalars)[f"{index}.{key}"] = value
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{key}"] = value
+            else:
+                scalars[f"{index}.{key}"] = value
     return tensors, scalars
 
 

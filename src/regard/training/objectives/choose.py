@@ -64,8 +64,15 @@ def masked_lm(
     if mask is None:
         raise ValueError(f"{model.name or 'this model'} has no tokenizer with a mask token; masked-lm needs one")
     size = model.config.head.vocab_size  # type: ignore[attr-defined]
-    how = {"part": part, "smoothing": smoothing, "z_loss": z_loss}
-    return MaskedLM(mask=mask, vocab_size=size, special=tokenizer.all_special_ids, whole_words=whole_words, **how)
+    return MaskedLM(
+        mask=mask,
+        vocab_size=size,
+        special=tokenizer.all_special_ids,
+        part=part,
+        whole_words=whole_words,
+        smoothing=smoothing,
+        z_loss=z_loss,
+    )
 
 
 def tokenizer_of(model: Model) -> Any:
