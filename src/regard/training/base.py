@@ -76,5 +76,9 @@ class Objective(nn.Module):
         """What the model says and what is right, an entry per item, for the metrics; nothing by default."""
         return [], []
 
+    def joined(self, predictions: list[Any], references: list[Any]) -> tuple[list[Any], list[Any]]:
+        """What the metrics compare, of all that `predict` gave; an item may have been read in several rows."""
+        return predictions, references
+
     def after_step(self, model: Model, step: int) -> None:
         """Called after every optimiser step; an objective with a teacher moves it here."""

@@ -19,6 +19,8 @@ import torch
 import regard
 from regard import adapt, front
 from regard.adapt.targets import leaves
+from regard.checkpoint.find import find
+from regard.models.base import Raw
 from regard.models.model import Model
 from regard.preprocess.ctc import CTCTokenizer
 from regard.training.base import Objective
@@ -154,7 +156,11 @@ def _model(recipe: Recipe, kind: Kind, parts: Parts, options: Mapping[str, Any])
 
 def _loaded(recipe: Recipe, ref: str, kind: Kind, count: int | None) -> Model:
     folder = recipe.path(ref)
-    model = regard.load(folder if folder.exists() else ref, head=kind.head, num_labels=count)
+    found = find(folder if folder.exists() else ref)
+    own = Raw(found.json("config.json") or {}).labels()  # as many classes: their names are looked at, and kept
+    model = regard.load(
+        folder if folder.exists() else ref, head=kind.head, num_labels=None if len(own) == count else count
+    )
     if recipe.adapter and adapt.trainable(model)[0] < adapt.trainable(model)[1]:
         raise ValueError(f"adapter: {ref} has one already; merge it first, or start from the model that it belongs to")
     return model

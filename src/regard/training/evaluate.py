@@ -54,6 +54,7 @@ def evaluate(
         both = fabric.all_reduce(torch.tensor([float(loss), count], dtype=torch.float64), reduce_op="sum")
         loss, count = both[0], int(both[1])
         predictions, references = _everywhere(predictions), _everywhere(references)
+    predictions, references = problem.objective.joined(predictions, references)
     scores = {"loss": float(loss) / max(count, 1)}
     if problem.objective.predicts_tokens:
         scores["perplexity"] = math.exp(min(scores["loss"], 700.0))

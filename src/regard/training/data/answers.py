@@ -28,12 +28,13 @@ def question_answering(
     `answers` is {"text": [...], "answer_start": [...]} or [{"text", "answer_start"}], in characters of the context;
     without one, the question has no answer. The first is learnt. Rows: input_ids, token_type_ids where the model has
     them, start_positions and end_positions (both 0 where the window does not hold the whole answer), `row`, the number
-    of the question, and `offsets` (T, 2), characters of the context, -1 for other tokens. Raises ValueError for an
-    answer that does not stand where it should.
+    of the question, `offsets` (T, 2), characters of the context, -1 for other tokens, and for the metrics the `context`
+    and all `answers`. Raises ValueError for an answer that does not stand where it should.
     """
     _needs_offsets(tokenizer, "question_answering")
     questions, contexts = _texts(rows, question), _texts(rows, context)
-    goals = [_answer(value, contexts[i], i, answers) for i, value in enumerate(column_of(rows, answers))]
+    found_answers = [_answers(value, i, answers) for i, value in enumerate(column_of(rows, answers))]
+    goals = [_goal(value, contexts[i], i) for i, value in enumerate(found_answers)]
     right = tokenizer.padding_side == "right"  # else a decoder, which reads the context first
     part, cut = (1, "only_second") if right else (0, "only_first")
     found: list[dict[str, Any]] = []
@@ -53,14 +54,16 @@ def question_answering(
             begin, end = _place(goals[number], offsets, inside)
             if end:
                 held.add(number)
-            found.append({**row, "start_positions": begin, "end_positions": end, "row": number, "offsets": offsets})
+            where = {"start_positions": begin, "end_positions": end, "row": number, "offsets": offsets}
+            texts = tuple(text for text, _ in found_answers[number])
+            found.append({**row, **where, "context": contexts[number], "answers": texts})
     lost = sum(goal is not None for goal in goals) - len(held)
     notes = [f"{lost:,} of {len(goals):,} answers lie in no window as a whole"] if lost else []
     return Prepared(found, None, notes)
 
 
-def _answer(value: Any, context: str, row: int, column: str) -> tuple[int, int] | None:
-    """Characters (start, end) of the first answer, or None."""
+def _answers(value: Any, row: int, column: str) -> list[tuple[str, int]]:
+    """Each answer's text and where it begins."""
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
         if not isinstance(texts, (list, tuple, np.ndarray)) or not isinstance(starts, (list, tuple, np.ndarray)):
@@ -72,9 +75,16 @@ def _answer(value: Any, context: str, row: int, column: str) -> tuple[int, int] 
         texts, starts = [one["text"] for one in value], [one["answer_start"] for one in value]
     else:
         raise ValueError(f"row {row}: {column!r} is {str(value)[:60]!r}; allowed: text and answer_start")
-    if not len(texts):
+    if len(texts) != len(starts):
+        raise ValueError(f"row {row}: {column!r} has {len(texts)} texts and {len(starts)} starts; allowed: as many")
+    return [(str(text), int(start)) for text, start in zip(texts, starts, strict=True)]
+
+
+def _goal(answers: list[tuple[str, int]], context: str, row: int) -> tuple[int, int] | None:
+    """Characters (start, end) of the first answer, or None."""
+    if not answers:
         return None
-    text, start = str(texts[0]), int(starts[0])
+    text, start = answers[0]
     if not text or start < 0 or context[start : start + len(text)] != text:
         there = context[max(0, start) : max(0, start) + len(text)]
         raise ValueError(f"row {row}: the answer {text[:60]!r} should stand at {start}; there is {there[:60]!r}")
