@@ -28,7 +28,7 @@ def test_sentence_vectors_keep_their_direction(data):
     folder = Path(os.environ.get("REGARD_TEST_MINILM", ""))
     if not (folder / "config.json").exists():
         pytest.skip("REGARD_TEST_MINILM names no folder of all-MiniLM-L6-v2")
-    lines = lines_of(data("sentiment/movie.tsv.gz"))
+    lines = lines_of(data("data/sentiment/movie.tsv.gz"))
     texts = [" ".join(max(line.split("\t"), key=len).split()[:60]) for line in lines[1:4000:40]][:96]
     pipe = regard.pipeline("sentence-similarity", model=folder)
     before = pipe.embed(texts)
@@ -43,7 +43,7 @@ def test_masked_tokens_are_guessed_as_well(data):
     folder = data("checkpoints/rxnfp-bert-mlm")
     model = regard.load(folder)
     expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
-    molecules = lines_of(data("molecules/test.smi.gz"))[:4000:100]
+    molecules = lines_of(data("data/molecules/test.smi.gz"))[:4000:100]
     texts = [expected["batch"]["texts"][0], *(line.split()[0] for line in molecules)]
     rows = [torch.tensor(list(model.processor([text])["input_ids"][0])) for text in texts]
     small = quantize(copy.deepcopy(model), "int8", force=True)
