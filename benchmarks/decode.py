@@ -47,7 +47,7 @@ SHAPES = {
     ),
 }
 LABELS = {"gpt2": "GPT-2 124M", "qwen2": "Qwen2 0.5B"}
-Generate = Callable[[Any], object]
+Generate = Callable[..., object]
 
 
 class Steps:
@@ -115,7 +115,7 @@ def ways(name: str, batch: int, new: int) -> dict[str, tuple[Generate, list[torc
         theirs = transformers.AutoModelForCausalLM.from_config(config).eval().to(dtype)
         label = f"transformers {'fp32' if dtype == torch.float32 else 'bf16'}"
 
-        def generate(streamer: Any, theirs: Any = theirs) -> None:
+        def generate(streamer: Any, new: int = new, theirs: Any = theirs) -> None:
             options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
             theirs.generate(ids, streamer=streamer, **options)
 
@@ -132,8 +132,10 @@ def step_of(generate: Generate, new: int, clock: Callable[[], float]) -> float:
         generate(steps)
         return steps.median()
     start = clock()
-    generate(None)  # with the prompt, which is a small part
-    return (clock() - start) / new
+    generate(None, 1)
+    middle = clock()
+    generate(None, new)
+    return (clock() - middle - (middle - start)) / (new - 1)
 
 
 def compare(name: str, batch: int, new: int, rounds: int, clock: Callable[[], float]) -> None:
@@ -146,7 +148,7 @@ def compare(name: str, batch: int, new: int, rounds: int, clock: Callable[[], fl
             if parts:
                 reads[label].append(reading(parts, clock))
             seconds[label].append(step_of(generate, new, clock))
-    print(f"\\n{LABELS[name]}, batch {batch}\\n\\n| way | ms a step | tok/s | reading alone, ms |")
+    print(f"\n{LABELS[name]}, batch {batch}\n\n| way | ms a step | tok/s | reading alone, ms |")
     print("| --- | --- | --- | --- |")
     for label, times in seconds.items():
         step = statistics.median(times)
