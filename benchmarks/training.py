@@ -101,7 +101,7 @@ def bert_regard(pace: Pace, precision: str) -> None:
         def after_step(self, model: Any, step: int) -> None:
             pace.step()
 
-    model = regard.from_config(transformers.BertConfig(num_labels=2).to_dict(), head="classification")
+    model = regard.from_config(transformers.BertConfig().to_dict(), head="classification")
     rows = sentences(16 * 256)
     fit(model, Problem(Paced(), rows), steps=FOREVER, batch_size=16, shuffle=False, precision=precision, show=False)
 
@@ -123,7 +123,7 @@ def bert_transformers(pace: Pace, precision: str, sampling: str = "sequential") 
     def count(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         pace.tokens += int(kwargs["attention_mask"].sum())
 
-    model = transformers.BertForSequenceClassification(transformers.BertConfig(num_labels=2))
+    model = transformers.BertForSequenceClassification(transformers.BertConfig())
     model.register_forward_pre_hook(count, with_kwargs=True)
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(

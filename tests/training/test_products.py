@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import regard
 from regard.nn import Linear
+from regard.training.loop import fit
+from regard.training.objectives.classification import Classification
+from regard.training.problem import Problem
 from regard.training.products import quick_products
 
 SHAPES = [(1, 9), (7, 5), (33,)]
@@ -74,3 +82,28 @@ def test_others_are_left_alone() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert layers[2](torch.randn(3, 512)).dtype == torch.bfloat16
         assert layers[2].double()(torch.randn(3, 512).double()).dtype == torch.float64
+
+
+def test_a_wide_model_goes_on_to_the_bit(tmp_path: Path) -> None:
+    raw = {"model_type": "bert", "vocab_size": 50, "hidden_size": 512, "num_hidden_layers": 1}
+    raw |= {"num_attention_heads": 8, "intermediate_size": 512, "num_labels": 2}
+    rng = np.random.default_rng(0)
+    rows = [{"input_ids": rng.integers(0, 50, 3 + i % 5), "labels": i % 2} for i in range(32)]
+
+    def trained(stops: tuple[int, ...], folder: Path) -> dict[str, Tensor]:
+        for stop in stops:
+            torch.manual_seed(0)
+            model = regard.from_config(raw, head="classification")
+            problem = Problem(Classification(), rows)
+
+            def enough(step: int, stop: int = stop) -> None:
+                if step == stop:
+                    raise KeyboardInterrupt
+
+            problem.objective.after_step = lambda model, step: enough(step)
+            with suppress(KeyboardInterrupt):
+                fit(model, problem, steps=6, batch_size=4, save_every=1, folder=folder, show=False)
+        return model.state_dict()
+
+    straight, halting = trained((0,), tmp_path / "a"), trained((3, 0), tmp_path / "b")
+    assert all(torch.equal(straight[name], halting[name]) for name in straight)
