@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import regard
+from regard.tasks.toy import reverse
 from regard.training.loop import Interrupted, fit
 from regard.training.metrics import accuracy
 from regard.training.state import load_state
@@ -294,6 +295,12 @@ def test_two_processes_have_the_loss_of_one(tmp_path: Path, strategy: str) -> No
     assert_equal(weights(regard.load(tmp_path / "two/last")), weights(alone))
     for name, value in outcome(tmp_path / "two")[0].items():
         torch.testing.assert_close(value, a[name], rtol=1e-3, atol=1e-5)
+
+
+def test_texts_are_not_measured_where_all_devices_write_together() -> None:
+    task = reverse(vocab_size=16, length=3)
+    with pytest.raises(ValueError, match=r"strategy is 'fsdp'.* the metrics exact need texts"):
+        fit(regard.transformer(vocab_size=16, dim=16, num_layers=1, num_heads=2), task, steps=1, strategy="fsdp")
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

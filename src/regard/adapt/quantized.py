@@ -7,7 +7,8 @@ it is first needed, and takes their place.
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -73,13 +74,28 @@ def rows8(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q.view(torch.uint8).bitwise_xor_(128), scale, middle
 
 
-class Quantized(nn.Module):
+class Quantized(nn.Module, ABC):
     """A linear whose weights are no floats. `weight` is always there as it is kept, made again from the kernel's copy
     if that has taken its place.
     """
 
-    precision = ""
+    precision: ClassVar[str]
     scale: Tensor
+
+    @staticmethod
+    @abstractmethod
+    def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Floats (out, in) -> `weight` and `scale`."""
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Self:
+        """The nearest to a linear."""
+        return cls(*cls.rounded(linear.weight), linear.bias, linear.in_features)
+
+    @classmethod
+    def empty(cls, linear: nn.Linear) -> Self:
+        """One of the same shape on `meta`, to be filled."""
+        return cls(*cls.rounded(linear.weight.to("meta")), linear.bias, linear.in_features)
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, in_features: int):
         super().__init__()
@@ -92,22 +108,20 @@ class Quantized(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights as they are kept, (out, ...)."""
-        return self._unpack() if self.kept is None else self.kept
+        assert self.kept is not None
+        return self.kept
 
+    @abstractmethod
     def floats(self) -> Tensor:
         """The weights (out, in) as float32."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pack(self) -> None:
         """Make what the kernel reads, and let go of what it was made of."""
-        raise NotImplementedError
 
-    def _unpack(self) -> Tensor:
-        raise NotImplementedError
-
+    @abstractmethod
     def fast(self, x: Tensor) -> Tensor:
         """float32 (M, in) -> (M, out) by the kernel."""
-        raise NotImplementedError
 
     def suits(self, x: Tensor) -> bool:
         """Whether the kernel may run; else weights are made floats for the moment."""
@@ -185,18 +199,14 @@ class Int8Linear(Quantized):
     """Weights int8 with a scale per output; each row of the input is rounded to int8 with a scale of its own."""
 
     precision = "int8"
+    rounded = staticmethod(round8)
 
-    @classmethod
-    def of(cls, linear: nn.Linear) -> Int8Linear:
-        """The nearest to a linear."""
-        return cls(*round8(linear.weight), linear.bias, linear.in_features)
-
-    @classmethod
-    def empty(cls, linear: nn.Linear) -> Int8Linear:
-        """One of the same shape on `meta`, to be filled."""
-        out = linear.out_features
-        weight = torch.empty(out, linear.in_features, dtype=torch.int8, device="meta")
-        return cls(weight, torch.empty(out, device="meta"), linear.bias, linear.in_features)
+    @property
+    def weight(self) -> Tensor:
+        """The weights as they are kept, (out, in)."""
+        if self.kept is not None:
+            return self.kept
+        return self.packed[0].to_dense().t().contiguous()  # type: ignore[no-any-return]
 
     def suits(self, x: Tensor) -> bool:
         return _INT8 is not None and super().suits(x)
@@ -210,9 +220,6 @@ class Int8Linear(Quantized):
         zeros = torch.zeros(self.out_features, dtype=torch.int32)
         self.packed = torch.ops.onednn.qlinear_prepack(self.kept, None), zeros, sums
         self.kept = None
-
-    def _unpack(self) -> Tensor:
-        return self.packed[0].to_dense().t().contiguous()  # type: ignore[no-any-return]
 
     def fast(self, x: Tensor) -> Tensor:
         if self.packed is None:
@@ -230,18 +237,7 @@ class Int4Linear(Quantized):
     """Weights of 4 bits with a scale per 32 inputs; inputs are bfloat16."""
 
     precision = "int4"
-
-    @classmethod
-    def of(cls, linear: nn.Linear) -> Int4Linear:
-        """The nearest to a linear."""
-        return cls(*round4(linear.weight), linear.bias, linear.in_features)
-
-    @classmethod
-    def empty(cls, linear: nn.Linear) -> Int4Linear:
-        """One of the same shape on `meta`, to be filled."""
-        out, groups = linear.out_features, -(-linear.in_features // GROUP)
-        weight = torch.empty(out, groups * GROUP // 2, dtype=torch.uint8, device="meta")
-        return cls(weight, torch.empty(out, groups, device="meta"), linear.bias, linear.in_features)
+    rounded = staticmethod(round4)
 
     def suits(self, x: Tensor) -> bool:  # with many rows the products cost more than making floats once
         few = x.numel() <= 16 * self.in_features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -29,11 +30,12 @@ class Pass:
         self.kept: list[Tensor] = []
 
 
-class Branch:
+class Branch(ABC):
     """A sublayer that the kernels know. Calling it adds the branch to the pass's `x`."""
 
+    @abstractmethod
     def __call__(self, p: Pass) -> None:
-        raise NotImplementedError
+        """Add the branch to the pass's `x`."""
 
     def ready(self, ctx: Context) -> bool:
         """Whether this pass is one that the kernel does."""

@@ -63,6 +63,8 @@ class Objective(nn.Module):
     head: ClassVar[HeadKind]
     predicts_tokens: ClassVar[bool] = False
     """Whether the exponential of the loss is a perplexity."""
+    writes: ClassVar[bool] = False
+    """Whether `predict` writes texts, in as many passes of the model as they have words."""
 
     @abstractmethod
     def collate(self, rows: Sequence[Row], rng: np.random.Generator) -> Batch:

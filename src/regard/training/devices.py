@@ -14,7 +14,9 @@ from regard.nn import Stack
 from regard.training.config import OptimizerConfig, TrainConfig
 from regard.training.optimizers import build_optimizer
 
-STRATEGIES = ("auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
+SHARED_OUT = ("fsdp", "deepspeed_stage_3")
+"""Strategies under which no device has the whole model."""
+STRATEGIES = ("auto", "ddp", *SHARED_OUT, "deepspeed_stage_1", "deepspeed_stage_2")
 
 
 def start(config: TrainConfig) -> Any:

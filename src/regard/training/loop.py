@@ -20,7 +20,7 @@ from regard.models.model import Model
 from regard.training.base import Batch
 from regard.training.config import TrainConfig, settings
 from regard.training.data.batches import Batches, stream
-from regard.training.devices import set_up, settle, start, whole, whole_model
+from regard.training.devices import SHARED_OUT, set_up, settle, start, whole, whole_model
 from regard.training.evaluate import evaluate
 from regard.training.folder import RunFolder
 from regard.training.learner import Learner
@@ -81,6 +81,11 @@ def fit(
     Raises ValueError for options that do not fit, a folder with another run, or a loss that is not finite.
     """
     config = settings(config, **({**problem.options, **options} if config is None else options))
+    if problem.metrics and problem.objective.writes and config.strategy in SHARED_OUT:
+        raise ValueError(
+            f"strategy is {config.strategy!r}, where all devices make each pass of the model together, and the metrics "
+            f"{', '.join(problem.metrics)} need texts, which differ in length; allowed: no metrics, or ddp"
+        )
     fabric = start(config)
     store = None if folder is None else RunFolder(Path(folder), config, problem, model, resume, fabric.is_global_zero)
     return Loop(fabric, model, problem, config, store, show, watch).run()

@@ -38,6 +38,7 @@ class Seq2Seq(Words):
 
     name = "seq2seq"
     head = "seq2seq-lm"
+    writes = True
 
     def __init__(
         self,
