@@ -110,18 +110,18 @@ def _short(scores: dict[str, float]) -> dict[str, float]:
 def explore(what: str, recipe: Any, folder: Path, *, fresh: bool = False) -> dict[str, Any]:
     """Find a rate, search, or sweep; gives what there is to say."""
     if what == "search":
-        from regard.training.search import search
+        from regard.tuning.search import search
 
         return search(recipe, folder, resume=not fresh)
     if what == "sweep":
-        from regard.training.sweep import sweep
+        from regard.tuning.sweep import sweep
 
         found = sweep(recipe, folder, resume=not fresh)
         said = {"advice": found["advice"]["text"]} if found["advice"] else {"refused": found["refused"]}
         return {"runs": found["runs"], "law": found["law"], "notes": found["notes"], **said, "folder": str(folder)}
     from regard.training.build import build
     from regard.training.config import settings
-    from regard.training.finder import find_rate
+    from regard.tuning.finder import find_rate
 
     job = build(recipe)
     curve = find_rate(job.model, job.problem, settings(**{**job.problem.options, **recipe.train}))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from regard.training import search as module
 from regard.training.recipe import Recipe, read_recipe
-from regard.training.search import Range, ranges, search, with_values
 from regard.training.toml import to_toml, write_recipe
+from regard.tuning import search as module
+from regard.tuning.search import Range, ranges, search, with_values
 
 optuna = pytest.importorskip("optuna")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.training.scaling import Fit, Law, effective_tokens
+from regard.tuning.scaling import Fit, Law, effective_tokens
 
 FAR = 10.0
 """A law is stretched where it is asked about so many times the compute of the largest run."""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regard.training import sweep as module
-from regard.training.advice import Point, advise
 from regard.training.recipe import Recipe
-from regard.training.scaling import CHINCHILLA, Law, effective_tokens, fit_law, minimise, predict
-from regard.training.sweep import part, stack_parameters, sweep, unique_tokens
+from regard.tuning import sweep as module
+from regard.tuning.advice import Point, advise
+from regard.tuning.scaling import CHINCHILLA, Law, effective_tokens, fit_law, minimise, predict
+from regard.tuning.sweep import part, stack_parameters, sweep, unique_tokens
 from tests.training.learners import model, rows
 
 NAMES = ("E", "A", "B", "alpha", "beta")

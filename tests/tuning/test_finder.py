@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from regard.training.finder import find_rate, judged, smoothed
 from regard.training.loop import fit
+from regard.tuning.finder import find_rate, judged, smoothed
 from tests.training.learners import model, problem
 
 PLAIN = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}

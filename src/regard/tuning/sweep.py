@@ -16,7 +16,6 @@ from torch import nn
 
 from regard.checkpoint.files import atomic, read_json, write_json
 from regard.models.model import Model
-from regard.training.advice import Point, advise
 from regard.training.base import Dataset
 from regard.training.build import build
 from regard.training.config import settings
@@ -27,7 +26,8 @@ from regard.training.data.tokens import Tokens
 from regard.training.loop import fit
 from regard.training.recipe import Recipe
 from regard.training.report import Diverged
-from regard.training.scaling import Fit, fit_law
+from regard.tuning.advice import Point, advise
+from regard.tuning.scaling import Fit, fit_law
 
 BATCHES = 64
 """How many batches an evaluation reads where the recipe does not say."""
@@ -87,7 +87,7 @@ def _judge(recipe: Recipe, folder: Path, table: dict[str, Any], points: list[Poi
         result["refused"] = f"no advice: {error}"
     _write(folder, recipe, table, points, result)
     try:
-        from regard.training.draw import sweep_figure
+        from regard.tuning.draw import sweep_figure
 
         figure = sweep_figure(points, found)
     except ImportError:

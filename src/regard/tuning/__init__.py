@@ -1,0 +1,1 @@
+"""Choosing before training: a learning rate, hyper-parameters by trials, size and data by laws of scaling."""
