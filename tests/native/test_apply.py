@@ -212,10 +212,11 @@ def test_without_a_compiler_torch_goes_on(gpt2, rows, monkeypatch, capsys):
         native.layout.kernels.cache_clear()
 
 
-def test_a_compiler_that_fails_is_quoted(tmp_path):
+def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
     bad = tmp_path / "g++"
     bad.write_text("#!/bin/sh\necho 'kernels.cpp:1: fatal error: no such thing' >&2; exit 1\n")
     bad.chmod(0o755)
+    monkeypatch.setenv("CXX", str(bad))
     with pytest.raises(native.NoKernels, match="fatal error: no such thing"):
-        build.compile_to(tmp_path / "k.so", str(bad), build.FLAGS)
+        build.compile_to(tmp_path / "k.so")
     assert [f.name for f in tmp_path.iterdir()] == ["g++"], "nothing half-made is left"

@@ -1,7 +1,8 @@
-"""Compiles kernels.cpp when it is first wanted, into the user's cache; without a compiler there are no kernels.
+"""Compiles kernels.cpp: when the package is installed (hatch_build.py), else when first wanted, into the user's cache.
 
-Nothing is compiled when the package is installed: one wheel serves every machine, and what is built is for the compiler
-and the C library that are here. A finished library is renamed into place, so that no process loads half of one.
+Either way one function does it, and the library's name tells the source and the flags that it was made of; instructions
+are chosen when it runs. A finished library is renamed into place, so that no process loads half of one. Without a
+compiler there are no kernels. This file is also run by the installer, on its own: it imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -39,33 +41,47 @@ def cache_folder() -> Path:
     return Path(wanted) if wanted else base / "regard" / "native"
 
 
+def name() -> str:
+    """The file name of the library that this source makes on this sort of machine."""
+    text = "\n".join((SOURCE.read_text(encoding="utf-8"), platform.machine(), *FLAGS))
+    return f"kernels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+
+
 @cache
 def library() -> ctypes.CDLL:
-    """The library, built if need be. Raises NoKernels with the reason where it cannot be."""
+    """The library that came with the package, or else one built here. Raises NoKernels with the reason."""
     if not sys.platform.startswith("linux"):
         raise NoKernels(f"kernels are built on Linux only, not on {sys.platform}")
-    with_compiler = compiler()
-    if with_compiler is None:
-        raise NoKernels("there is no C++ compiler (g++, or what CXX names)")
-    version = _run([with_compiler, "-dumpfullversion", "-dumpmachine"])
-    text = "\n".join((SOURCE.read_text(encoding="utf-8"), with_compiler, version, *FLAGS))
-    name = f"kernels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    came = SOURCE.with_name(name())
     try:
-        folder = cache_folder()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
-            raise NoKernels(f"{folder} belongs to another user; set REGARD_NATIVE_CACHE to a folder of yours")
-        target = folder / name
-        with _locked(folder / "lock"):
-            if not target.exists():
-                compile_to(target, with_compiler, FLAGS)
-        return ctypes.CDLL(str(target))
+        if came.exists():
+            with suppress(OSError):  # made for another C library
+                return ctypes.CDLL(str(came))
+        return ctypes.CDLL(str(built()))
     except OSError as error:
         raise NoKernels(f"the kernels could not be built or opened: {error}") from None
 
 
-def compile_to(target: Path, with_compiler: str, flags: tuple[str, ...]) -> None:
+def built() -> Path:
+    """The library in the user's cache, compiled if need be; each compiler and C library has its own."""
+    made_by = f"{compiler()} {'-'.join(platform.libc_ver())}"
+    folder = cache_folder()
+    target = folder / name().replace(".so", f"-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}.so")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise NoKernels(f"{folder} belongs to another user; set REGARD_NATIVE_CACHE to a folder of yours")
+    if not target.exists():
+        with _locked(folder / "lock"):
+            if not target.exists():
+                print("regard: compiling the kernels for writing, once", file=sys.stderr)
+                compile_to(target)
+    return target
+
+
+def compile_to(target: Path, flags: tuple[str, ...] = FLAGS) -> None:
     """Compile to a temporary name beside `target`, then rename. Raises NoKernels with the compiler's first words."""
+    if (with_compiler := compiler()) is None:
+        raise NoKernels("there is no C++ compiler (g++, or what CXX names)")
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".so")
     os.close(handle)
     try:
