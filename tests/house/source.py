@@ -11,8 +11,8 @@ from pathlib import Path
 SRC = Path(__file__).resolve().parents[2] / "src" / "regard"
 
 # The floors, lowest first: a floor imports itself and what is below.
-FLOORS = ("config", "nn", "models", "checkpoint", "generation", "tasks", "serving", "cli")
-# What hangs off the side: the three lowest floors know nothing of it.
+FLOORS = ("config", "nn", "senses", "models", "checkpoint", "generation", "tasks", "serving", "cli")
+# What hangs off the side: the floors up to the models know nothing of it.
 SIDE = ("preprocess", "adapt", "inspect", "export", "training", "tuning", "hf", "zoo", "native")
 # Single files anyone may import; they import no room. `regard/__init__.py` and `front.py` behind it are the front door
 # and may name every room.

@@ -10,7 +10,7 @@ from torch import nn
 
 import regard
 from regard.models.segformer import TINY
-from regard.nn.pyramid import BatchNorm
+from regard.senses.pyramid import BatchNorm
 from tests.models import oracle
 
 SEMANTIC = {**TINY, "architectures": ["SegformerForSemanticSegmentation"]}

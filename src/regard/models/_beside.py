@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from regard.config import MAX_SIZE, Config, EmbeddingConfig, LayerConfig, StackConfig, TowerConfig
 from regard.nn import Context, Embedding, Group, KVCache, Layer, Tokens, build, builds
 from regard.nn.context import with_memory
-from regard.nn.vision import on_grid
+from regard.senses.vision import on_grid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from regard.config.vision import PatchesConfig
 from regard.nn import Context, Layer, Sublayer, build, builds
 from regard.nn.attention import dropped
 from regard.nn.linear import Linear
-from regard.nn.vision import Patches, on_grid
+from regard.senses.vision import Patches, on_grid
 
 
 @dataclass(frozen=True, kw_only=True)

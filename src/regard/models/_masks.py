@@ -23,8 +23,8 @@ from regard.models._windows import (
 )
 from regard.nn import Context, build, builds
 from regard.nn.head import Ends
-from regard.nn.pyramid import as_map
-from regard.nn.vision import Linears
+from regard.senses.pyramid import as_map
+from regard.senses.vision import Linears
 
 
 @dataclass(frozen=True, kw_only=True)

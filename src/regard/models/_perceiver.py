@@ -13,7 +13,7 @@ from regard.config.vision import PatchesConfig
 from regard.models._beside import ResamplerConfig, ResamplingLayerConfig
 from regard.models.base import Op, Raw, Rule
 from regard.nn import builds
-from regard.nn.vision import Patches
+from regard.senses.vision import Patches
 
 
 @dataclass(frozen=True)

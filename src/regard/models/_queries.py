@@ -33,8 +33,8 @@ from regard.nn import ACTIVATIONS, Attention, Context, Group, Stack, Tokens, bui
 from regard.nn.attention import dropped
 from regard.nn.context import rectangles, with_memory
 from regard.nn.head import Ends
-from regard.nn.pyramid import as_rows
-from regard.nn.vision import BoxesHead
+from regard.senses.pyramid import as_rows
+from regard.senses.vision import BoxesHead
 
 
 @dataclass

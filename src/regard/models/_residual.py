@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from regard.config import Activation, Config
 from regard.models.base import Raw, Rule
 from regard.nn import ACTIVATIONS, Context, builds
-from regard.nn.pyramid import BatchNorm, as_rows
-from regard.nn.vision import on_grid
+from regard.senses.pyramid import BatchNorm, as_rows
+from regard.senses.vision import on_grid
 
 SIZES: dict[str, tuple[tuple[int, ...], bool]] = {
     "resnet18": ((2, 2, 2, 2), False),

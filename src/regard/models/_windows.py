@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from regard.config import AttentionConfig, NormConfig, Segments, StackConfig
 from regard.config.vision import PatchesConfig
 from regard.nn import Attention, Context, Group, Stack, Tokens, build, builds
-from regard.nn.vision import Patches, on_grid
+from regard.senses.vision import Patches, on_grid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from regard.config.vision import PatchesConfig, PooledHeadConfig
 from regard.models import vit
 from regard.models.base import Architecture, Family, HeadKind, Join, Raw, Rule, Squeeze
 from regard.nn import Context, build, builds
-from regard.nn.audio import sound
 from regard.nn.head import Ends
-from regard.nn.vision import Patches
+from regard.senses.audio import sound
+from regard.senses.vision import Patches
 
 DEFAULTS = {**vit.DEFAULTS, "num_mel_bins": 128, "max_length": 1024, "frequency_stride": 10, "time_stride": 10}
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import regard.senses  # noqa: F401  registers its builders
 from regard.config import ModelConfig, TowerConfig
 from regard.config.vision import DualConfig, QueriedConfig
 from regard.nn import Context, KVCache, LanguageHead, Stack, build, builds, initialise

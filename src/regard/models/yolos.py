@@ -12,7 +12,7 @@ from regard.config.vision import BoxesHeadConfig, PatchesConfig
 from regard.models import vit
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule, Split, Squeeze
 from regard.nn import Context, Layer, builds
-from regard.nn.vision import resampled
+from regard.senses.vision import resampled
 
 DEFAULTS = vit.DEFAULTS | {"image_size": [512, 864]}
 SLOT = "encoder.stack.layers.{}.position.weight"

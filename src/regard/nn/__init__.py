@@ -6,7 +6,7 @@ width), H heads, Hkv key/value heads, D channels of a head, V vocabulary, E expe
 """
 
 from regard.config import AllOf, AnyOf, Causal, Mask, Prefix, Segments, Window
-from regard.nn import audio, bias, feed_forward, frontend, head, pyramid, stack, vision  # noqa: F401  registers the builders
+from regard.nn import bias, feed_forward, frontend, head, stack  # noqa: F401  registers the builders
 from regard.nn.attention import Attend, Attention
 from regard.nn.bias import Alibi, RelativeBias
 from regard.nn.build import build, builds

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from regard.config import CTCHeadConfig
 from regard.models.model import Model, SingleTower
-from regard.nn.audio import Waveform
 from regard.nn.head import Ends
+from regard.senses.audio import Waveform
 from regard.training import losses
 from regard.training.base import Batch, Objective, Row
 from regard.training.objectives.rows import by_row, by_size, ids, read, sizes, tensor, with_added, written

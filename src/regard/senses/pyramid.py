@@ -21,7 +21,7 @@ from regard.nn.context import Context, Group, Tokens, rectangles
 from regard.nn.feed_forward import FeedForward
 from regard.nn.head import Ends
 from regard.nn.stack import Stack
-from regard.nn.vision import Patches, PooledHead
+from regard.senses.vision import Patches, PooledHead
 
 
 def as_map(x: Tensor, grid: tuple[int, ...]) -> Tensor:

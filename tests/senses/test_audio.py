@@ -18,7 +18,7 @@ from regard.config import (
     WaveformConfig,
 )
 from regard.nn import build
-from regard.nn.audio import WeightNormConv, every
+from regard.senses.audio import WeightNormConv, every
 
 SMALL = WaveformConfig(dim=8, convs=((6, 5, 3), (4, 3, 2), (6, 2, 2)), position_kernel=6, position_groups=2)
 

@@ -18,7 +18,7 @@ from regard.config.vision import (
 from regard.nn import build
 from regard.nn.context import packed, padded
 from regard.nn.head import Ends
-from regard.nn.vision import on_grid, resampled
+from regard.senses.vision import on_grid, resampled
 
 
 def ends(rows: int, width: int, ids=None, eos=()) -> Ends:
