@@ -1,6 +1,6 @@
 """Translating on a CPU: OPUS-MT's shape beside transformers and CTranslate2, greedy and with four beams, in one run.
 
-    python -m benchmarks.translate [--threads 1] [--rounds 3] [--count 64] [--new 24] [--beams 1,4] [--only regard] [--write]
+    python -m benchmarks.translate [--threads 1] [--rounds 3] [--count 64] [--new 24] [--beams 1,4] [--write]
 
 Random weights of the true shape (6 and 6 layers of 512, 58,101 words). Sentences have 3 to 100 tokens, 25 on average
 (log-normal), and every engine gets all of them at once, to write exactly as many new tokens. Rounds alternate; medians
@@ -23,10 +23,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import transformers
+from benchmarks import peers, report
 from torch import Tensor
 
 import regard
-from benchmarks import peers, report
 from regard import native
 from regard.adapt import quantize
 
@@ -192,8 +192,8 @@ def main() -> None:
     rows = sentences(given.count)
     asked = " ".join(part for part in sys.argv[1:] if part != "--write")
     text = (
-        f"{given.count} sentences of {sum(map(len, rows))} tokens, {given.new} written for each, {given.threads} threads, "
-        f"{clock}, {given.rounds} rounds; torch {torch.__version__}, transformers {transformers.__version__}. "
+        f"{given.count} sentences of {sum(map(len, rows))} tokens, {given.new} written for each, {given.threads} threads "
+        f"({clock}), {given.rounds} rounds; torch {torch.__version__}, transformers {transformers.__version__}. "
         f"`python -m benchmarks.translate{' ' if asked else ''}{asked}`"
     )
     print(text, flush=True)
