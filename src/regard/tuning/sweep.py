@@ -31,6 +31,10 @@ from regard.tuning.scaling import Fit, fit_law
 
 BATCHES = 64
 """How many batches an evaluation reads where the recipe does not say."""
+FRACTIONS = [0.125, 0.25, 0.5, 1.0]
+"""The lengths of runs where the recipe does not say: a law needs three at least, far apart."""
+RATE = "learning_rate"
+"""What a size may set beside fields of the model's config."""
 OVERFIT = 1.02
 """A run whose last loss is so many times its least has learnt by heart."""
 
@@ -38,10 +42,11 @@ OVERFIT = 1.02
 def sweep(recipe: Recipe, folder: str | Path, *, resume: bool = True, show: bool | None = None) -> dict[str, Any]:
     """Train every size of a recipe's [sweep] on every part of the data, fit the law, and say what follows.
 
-    [sweep] has `sizes`, changes of the new model's config such as {n_embd = 64}; `fractions`, from above 0 to 1; and
-    `vary`: "data" (what is read: a run makes `train.steps` steps, or else `train.epochs` passes, over its part of the
-    data) or "steps" (all of the data, and a part of `train.steps`). Runs lie in folders of their own, and those that
-    are done are not done again. Of the runs, logs are kept.
+    [sweep] has `sizes`, changes of the new model's config such as {n_embd = 64}, each with a `learning_rate` of its own
+    if it wants one, as narrow models learn best at higher rates; `fractions`, from above 0 to 1; and `vary`: "steps"
+    (all of the data, and a part of `train.steps`; the default where the recipe has them) or "data" (what is read: a run
+    makes `train.steps` steps, or else `train.epochs` passes, over its part of the data). Runs lie in folders of their
+    own, and those that are done are not done again. Of the runs, logs are kept.
 
     Writes sweep.json and sweep.png; returns {"runs", "points", "law", "refused", "advice"}. Raises ValueError for a
     table that does not fit, for a folder with another sweep, and for a run that diverges.
@@ -101,14 +106,16 @@ def _judge(recipe: Recipe, folder: Path, table: dict[str, Any], points: list[Poi
 
 def _run(recipe: Recipe, folder: Path, size: Mapping[str, Any], fraction: float, vary: str, show: bool | None) -> Point:
     assert isinstance(recipe.model, Mapping)
+    changes = {key: value for key, value in size.items() if key != RATE}
     try:
-        job = build(replace(recipe, model={**recipe.model, **size}))
+        job = build(replace(recipe, model={**recipe.model, **changes}))
     except ValueError as error:
         raise ValueError(f"sweep: the size {dict(size)}: {error}") from None
     problem = job.problem
     if problem.valid is None:
         raise ValueError("a sweep compares runs on data that they have not learnt from: data.valid is missing")
     options = {"eval_batches": BATCHES, **problem.options, **recipe.train}
+    options |= {RATE: size[RATE]} if RATE in size else {}
     if vary == "steps":
         options["steps"] = max(1, round(options["steps"] * fraction))
     else:
@@ -191,7 +198,8 @@ def _steps(dataset: Dataset, options: Mapping[str, Any]) -> int | None:
 
 def _table(recipe: Recipe) -> dict[str, Any]:
     """The [sweep] table, checked. Raises ValueError."""
-    table = {"vary": "data", "fractions": [1.0], **recipe.sweep}
+    vary = "data" if recipe.config.steps is None else "steps"
+    table = {"vary": vary, "fractions": FRACTIONS, **recipe.sweep}
     unknown = sorted(set(table) - {"sizes", "fractions", "vary"})
     if unknown:
         raise ValueError(f"sweep has no {unknown[0]!r}; allowed: sizes, fractions, vary")
