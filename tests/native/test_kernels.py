@@ -54,6 +54,61 @@ def test_linear(level, kind, shape, threads):
         assert (y[rows:] == 7).all(), "written beyond the last row"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_row_is_the_same_among_many(level, kind):
+    store, x, many, few = Store(kind), torch.randn(130, 100), torch.empty(130, 200), torch.empty(130, 200)
+    at = layout.address(store.linear(Linear(100, 200)))
+    layout.kernels().rg_linear(at, 130, 2, x.data_ptr(), many.data_ptr())
+    for row in range(0, 130, 10):
+        layout.kernels().rg_linear(at, 10, 1, x[row].data_ptr(), few[row].data_ptr())
+    close(many, few, 1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("out", "count"), [(1, 1), (9, 9), (300, 5), (1003, 8)])
+@torch.no_grad()
+def test_best(level, kind, out, count, threads):
+    module, store = Linear(33, out), Store(kind)
+    structure, at = store.linear(module), layout.address
+    rule = torch.zeros(out)
+    rule[torch.randperm(out)[: out - count]] = -torch.inf
+    for rows in (0, 1, 7, 70):
+        x, y = torch.randn(rows, 33) * 3, torch.empty(rows, out)
+        layout.kernels().rg_linear(at(structure), rows, threads, x.data_ptr(), y.data_ptr())
+        for forbidden, weighed in ((None, True), (rule, True), (rule, False)):
+            values, ids = torch.full((rows + 1, count), 7.0), torch.full((rows + 1, count), 7)
+            peak, mass = torch.full((2, rows + 1), 7.0)
+            best = layout.Best(count, values.data_ptr(), ids.data_ptr())
+            if weighed:
+                best.peak, best.mass = peak.data_ptr(), mass.data_ptr()
+            place = None if forbidden is None else forbidden.data_ptr()
+            layout.kernels().rg_best(at(structure), rows, threads, x.data_ptr(), place, at(best))
+            expected = (y if forbidden is None else y + forbidden).topk(count)
+            assert torch.equal(values[:rows], expected.values) and torch.equal(ids[:rows], expected.indices)
+            assert (values[rows:] == 7).all() and (ids[rows:] == 7).all() and peak[rows] == mass[rows] == 7
+            if weighed:
+                close(peak[:rows] + mass[:rows].log(), y.logsumexp(1))
+            else:
+                assert (peak == 7).all() and (mass == 7).all()
+
+
+def test_best_of_equals_is_the_first():
+    store = Store("fp32")
+    structure = store.linear(Linear(4, 600).requires_grad_(False))
+    x, values, ids = torch.zeros(1, 4), torch.empty(3), torch.empty(3, dtype=torch.long)
+    structure.bias = None
+    for threads in (1, 2, 5):
+        best = layout.Best(3, values.data_ptr(), ids.data_ptr())
+        layout.kernels().rg_best(layout.address(structure), 1, threads, x.data_ptr(), None, layout.address(best))
+        assert ids.tolist() == [0, 1, 2] and values.tolist() == [0, 0, 0]
+    for count in (0, 257, 601):
+        best.count = count
+        with pytest.raises(ValueError, match="rg_best: a size is out of range"):
+            layout.kernels().rg_best(layout.address(structure), 1, 1, x.data_ptr(), None, layout.address(best))
+
+
 @pytest.mark.parametrize("dim", [1, 5, 16, 33, 768])
 @torch.no_grad()
 def test_norms(level, dim):
@@ -185,7 +240,7 @@ def test_bad_arguments_are_named():
     at, p = layout.address, x.data_ptr()
     with pytest.raises(ValueError, match="rg_linear: an address is missing"):
         rg.rg_linear(at(good), 1, 1, None, p)
-    for rows, threads in ((-1, 1), (65, 1), (1, 0), (1, 10**6)):
+    for rows, threads in ((-1, 1), (1025, 1), (1, 0), (1, 10**6)):
         with pytest.raises(ValueError, match="rg_linear: rows or threads are out of range"):
             rg.rg_linear(at(good), rows, threads, p, p)
     for field, value, message in (
@@ -209,7 +264,7 @@ def test_bad_arguments_are_named():
     [
         ({"length": 0}, "rows or threads"),
         ({"rows": 3, "length": 2}, "rows or threads"),
-        ({"rows": 65}, "rows or threads"),
+        ({"rows": 1025}, "rows or threads"),
         ({"threads": 0}, "rows or threads"),
         ({"keys": 9}, "a size is out of range"),
         ({"keys": 0}, "a size is out of range"),
@@ -219,6 +274,8 @@ def test_bad_arguments_are_named():
         ({"rope_dim": 3}, "do not fit"),
         ({"rope_dim": 18}, "do not fit"),
         ({"rope_dim": 2}, "an address is missing"),
+        ({"places": 0}, "outside the cache"),
+        ({"origin_by_key": -1}, "a number is out of range"),
     ],
 )
 @torch.no_grad()
@@ -227,10 +284,13 @@ def test_bad_views_are_named(fields, message):
     branch = NativeStack(stack, Store("fp32")).branches[0][0]
     keys, x = torch.zeros(1, 4, 8, 16), torch.zeros(64, 40)
     good = {"rows": 1, "length": 1, "threads": 1, "keys": 4, "capacity": 8, "by_row": 512, "by_head": 128, "by_key": 16}
+    origins = (ctypes.c_int64 * 4)()
+    if fields.keys() & {"places", "origin_by_key"}:
+        good |= {"origins": ctypes.addressof(origins), "origin_by_key": 1, "places": 1}
     view = layout.View(**{**good, **fields})
     with pytest.raises(ValueError, match=f"rg_attention: .*{message}"):
         branch.call(branch.address, layout.address(view), keys.data_ptr(), keys.data_ptr(), x.data_ptr(), x.data_ptr())
     columns = (ctypes.c_int64 * 1)(8)
-    view = layout.View(**good, columns=ctypes.addressof(columns))
+    view = layout.View(**{**good, "origins": None}, columns=ctypes.addressof(columns))
     with pytest.raises(ValueError, match="outside the cache"):
         branch.call(branch.address, layout.address(view), keys.data_ptr(), keys.data_ptr(), x.data_ptr(), x.data_ptr())

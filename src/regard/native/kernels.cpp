@@ -38,7 +38,7 @@ enum Error : int {
   OK, NULL_POINTER, BAD_ROWS, BAD_SIZE, BAD_KIND, BAD_ALIGNMENT, BAD_SHAPE, BAD_COLUMN, BAD_LEVEL, BAD_VALUE, NO_MEMORY
 };
 
-constexpr int64_t MAX_ROWS = 64, MAX_WIDTH = int64_t{1} << 24, MAX_KEYS = int64_t{1} << 28, MAX_THREADS = 1024;
+constexpr int64_t MAX_ROWS = 1024, MAX_BEST = 256, MAX_WIDTH = int64_t{1} << 24, MAX_KEYS = int64_t{1} << 28, MAX_THREADS = 1024;
 
 struct Norm {
   const float *weight, *bias;
@@ -84,9 +84,20 @@ struct View {  // what the rows of one step look at; rows are `length` tokens of
   int64_t mask_by_row, mask_by_token;
   const float* bias;                  // (B, heads, length, keys) by strides
   int64_t bias_by_row, bias_by_head, bias_by_token;
+  const int64_t* origins;             // (B, keys) by strides: the row of the cache that holds a sequence's key; null: its own
+  int64_t origin_by_row, origin_by_key, places;  // places: rows of the cache
+};
+
+struct Best {  // the largest outputs of each row, the first of equals first, and log(sum(exp)) = peak + log(mass) of all
+  int64_t count;
+  float* values;   // (rows, count)
+  int64_t* ids;    // (rows, count)
+  float *peak, *mass;  // (rows), or null
 };
 
 // ---------------------------------------------------------------- sizes, scratch and shares of work
+
+constexpr int64_t SLAB = 256;  // outputs of all rows that are looked through while they are in the cache
 
 constexpr int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
 
@@ -137,7 +148,8 @@ struct Input {  // rows as a linear wants them: floats, or bytes with a scale an
 struct Output {
   float* y;
   int64_t stride;
-  bool add;  // to what is there
+  bool add;           // to what is there
+  int64_t first = 0;  // the output that column 0 holds
 };
 
 struct Work {  // a linear and where its results go
@@ -186,6 +198,14 @@ Error check(const View& v, const Attention& a) {
   if (v.bias_by_row < 0 || v.bias_by_head < 0 || v.bias_by_token < 0) return BAD_VALUE;
   if (v.rope_dim < 0 || v.rope_dim % 2 || v.rope_dim > a.head_dim) return BAD_SHAPE;
   if (v.rope_dim && (v.cos == nullptr || v.sin == nullptr)) return NULL_POINTER;
+  if (v.origins != nullptr) {
+    if (v.origin_by_row < 0 || v.origin_by_key < 0) return BAD_VALUE;
+    for (int64_t b = 0; b < v.rows / v.length; b++)
+      for (int64_t t = 0; t < (v.origin_by_key ? v.keys : 1); t++) {
+        const int64_t at = v.origins[b * v.origin_by_row + t * v.origin_by_key];
+        if (at < 0 || at >= v.places) return BAD_COLUMN;
+      }
+  }
   if (a.k.kind == NONE) return OK;
   if (v.columns == nullptr) return v.start < 0 || v.start + v.length > v.capacity ? BAD_COLUMN : OK;
   for (int64_t r = 0; r < v.rows; r++)
@@ -252,11 +272,12 @@ struct Level {
   void (*attention)(const Attention&, const View&, void*, void*, const float*, float*, Scratch&);
   void (*feed_forward)(const FeedForward&, int64_t, int64_t, const float*, float*, Scratch&);
   void (*linear)(const Linear&, int64_t, int64_t, const float*, float*, Scratch&);
+  void (*best)(const Linear&, int64_t, int64_t, const float*, const float*, const Best&, Scratch&);
   void (*norm)(const Norm&, int64_t, int64_t, const float*, float*);
   void (*pack8)(const int8_t*, int64_t, int64_t, uint8_t*, int64_t);
 };
 
-#define LEVEL_OF(space) {space::attention, space::feed_forward, space::linear, space::norms, space::pack8}
+#define LEVEL_OF(space) {space::attention, space::feed_forward, space::linear, space::best, space::norms, space::pack8}
 #if defined(__x86_64__)
 const Level levels[] = {LEVEL_OF(portable), LEVEL_OF(avx2), LEVEL_OF(avx512)};
 int best() {
@@ -289,8 +310,9 @@ API int rg_set_level(int wanted) {
 
 // The sizes of the structures above, so that the caller's can be compared.
 API int64_t rg_size_of(int which) {
-  const int64_t sizes[] = {sizeof(Norm), sizeof(Linear), sizeof(Branch), sizeof(Attention), sizeof(FeedForward), sizeof(View)};
-  return which < 0 || which > 5 ? -1 : sizes[which];
+  const int64_t sizes[] = {sizeof(Norm),        sizeof(Linear), sizeof(Branch), sizeof(Attention),
+                           sizeof(FeedForward), sizeof(View),   sizeof(Best)};
+  return which < 0 || which > 6 ? -1 : sizes[which];
 }
 
 // out += attention branch of in; (rows, dim) both, perhaps the same. New keys and values go to their columns first.
@@ -326,6 +348,20 @@ API int rg_linear(const Linear* l, int64_t rows, int64_t threads, const float* x
   if (rows == 0) return OK;
   if (!scratch.reserve(static_cast<size_t>(Input::bytes(rows, l->in)) + 64 * 64)) return NO_MEMORY;
   levels[level].linear(*l, rows, threads, x, y, scratch);
+  return OK;
+}
+
+// The largest of x W^T + bias + rule in each row, and the mass of x W^T + bias; `rule` (out) is 0, or -infinity for
+// outputs that are not to be found, and may be null. Nothing of the size (rows, out) is ever held.
+API int rg_best(const Linear* l, int64_t rows, int64_t threads, const float* x, const float* rule, const Best* best) {
+  if (!l || !x || !best || !best->values || !best->ids || !best->peak != !best->mass) return NULL_POINTER;
+  if (rows < 0 || rows > MAX_ROWS || threads < 1 || threads > MAX_THREADS) return BAD_ROWS;
+  if (const Error e = check(*l, l->in, l->out)) return e;
+  if (best->count < 1 || best->count > MAX_BEST || best->count > l->out) return BAD_SIZE;
+  if (rows == 0) return OK;
+  const int64_t partial = rows * (best->count * 12 + 8 + SLAB * 4) + 5 * 64;
+  if (!scratch.reserve(static_cast<size_t>(Input::bytes(rows, l->in) + threads * partial) + 64 * 64)) return NO_MEMORY;
+  levels[level].best(*l, rows, threads, x, rule, *best, scratch);
   return OK;
 }
 
@@ -585,7 +621,7 @@ static void prepare(Share share, const Norm& norm, int64_t rows, int64_t dim, co
 // ---------------------------------------------------------------- linears: M rows at once
 
 INLINE void finish(const Linear& l, const Output& to, int64_t row, int64_t n, F v) {
-  float* y = to.y + row * to.stride + n;
+  float* y = to.y + row * to.stride + n - to.first;
   const int64_t rest = l.out - n;
   if (rest <= 0) return;
   if (l.bias != nullptr) v += rest >= L ? load(l.bias + n) : load(l.bias + n, rest);
@@ -732,7 +768,7 @@ static void weight_rows(const Linear& l, const Input& in, int64_t row, const Out
     for (int m = 0; m < M; m++) {
       F total = c[0][r][m];
       for (int u = 1; u < U; u++) total += c[u][r][m];
-      float& y = to.y[(row + m) * to.stride + n + r];
+      float& y = to.y[(row + m) * to.stride + n + r - to.first];
       y = sum(total) + (l.bias == nullptr ? 0.0f : l.bias[n + r]) + (to.add ? y : 0.0f);
     }
 }
@@ -795,6 +831,81 @@ static void linear(const Linear& l, int64_t rows, int64_t threads, const float* 
     prepare(share, Norm{}, rows, l.in, x, in);
 #pragma omp barrier
     linears(share, {Work{l, {y, l.out, false}}}, in, rows);
+  }
+}
+
+// ---------------------------------------------------------------- the largest outputs
+
+// Let y[i], output n + i, come in where it is larger than what was found before; values stay sorted.
+static void insert(float y, int64_t id, int64_t count, float* values, int64_t* ids) {
+  int64_t at = count - 1;
+  for (; at > 0 && values[at - 1] < y; at--) values[at] = values[at - 1], ids[at] = ids[at - 1];
+  values[at] = y, ids[at] = id;
+}
+
+// mass = sum(exp(seen - peak)), a larger peak and more of y[0 .. n) taken in; y is filled up to a whole vector.
+static void weigh(float* y, int64_t n, float high, float& peak, float& mass) {
+  if (high > peak) {
+    mass = peak == -INFINITY ? 0 : mass * exp(all(peak - high))[0];
+    peak = high;
+  }
+  for (int64_t i = n; i < (n + L - 1) / L * L; i++) y[i] = -INFINITY;
+  F total = F{};
+  for (int64_t i = 0; i < n; i += L) total += exp(load(y + i) - peak);
+  mass += sum(total);
+}
+
+static void best(const Linear& l, int64_t rows, int64_t threads, const float* x, const float* rule, const Best& to, Scratch& from) {
+  const int64_t count = to.count;
+  const bool weighed = to.peak != nullptr;
+  const Input in(from, rows, l);
+  float *slabs = from.take<float>(threads * rows * SLAB), *values = from.take<float>(threads * rows * count);
+  int64_t* ids = from.take<int64_t>(threads * rows * count);
+  float *peaks = from.take<float>(threads * rows), *masses = from.take<float>(threads * rows);
+#pragma omp parallel num_threads(team(threads, bytes(l)))
+  {
+    const Share share{omp_get_thread_num(), omp_get_num_threads()};
+    prepare(share, Norm{}, rows, l.in, x, in);
+    float *slab = slabs + share.index * rows * SLAB, *own = values + share.index * rows * count;
+    int64_t *own_ids = ids + share.index * rows * count, first, last;
+    float *peak = peaks + share.index * rows, *mass = masses + share.index * rows;
+    for (int64_t i = 0; i < rows * count; i++) own[i] = -INFINITY, own_ids[i] = 0;
+    for (int64_t r = 0; r < rows; r++) peak[r] = -INFINITY, mass[r] = 0;
+    share_of(share, l, first, last);
+#pragma omp barrier
+    for (int64_t n = first; n < last; n += SLAB) {
+      const int64_t end = n + SLAB < last ? n + SLAB : last;
+      outputs({l, {slab, SLAB, false, n}}, in, rows, n, end);
+      for (int64_t r = 0; r < rows; r++) {
+        float *y = slab + r * SLAB, *found = own + r * count, high = -INFINITY;
+#pragma omp simd reduction(max : high)
+        for (int64_t i = 0; i < end - n; i++) high = y[i] > high ? y[i] : high;
+        for (int64_t i = 0; i < end - n && high > found[count - 1]; i++) {
+          const float ruled = rule == nullptr ? y[i] : y[i] + rule[n + i];
+          if (ruled > found[count - 1]) insert(ruled, n + i, count, found, own_ids + r * count);
+        }
+        if (weighed) weigh(y, end - n, high, peak[r], mass[r]);
+      }
+    }
+#pragma omp barrier
+    share.of(rows, first, last);
+    for (int64_t r = first; r < last; r++) {
+      float *found = to.values + r * count, high = -INFINITY, total = 0;
+      int64_t* found_ids = to.ids + r * count;
+      for (int64_t i = 0; i < count; i++) found[i] = -INFINITY, found_ids[i] = 0;
+      for (int64_t t = 0; t < share.count; t++) {
+        const int64_t at = t * rows + r;
+        for (int64_t i = 0; i < count && values[at * count + i] > found[count - 1]; i++)
+          insert(values[at * count + i], ids[at * count + i], count, found, found_ids);
+        high = peaks[at] > high ? peaks[at] : high;
+      }
+      if (!weighed) continue;
+      for (int64_t t = 0; t < share.count; t++) {
+        const int64_t at = t * rows + r;
+        if (masses[at] > 0) total += masses[at] * exp(all(peaks[at] - high))[0];
+      }
+      to.peak[r] = high, to.mass[r] = total;
+    }
   }
 }
 
@@ -871,13 +982,19 @@ template <class T> INLINE float product(const float* q, const T* k, int64_t dim)
   return sum(c);
 }
 
+struct Keys {  // where a sequence's keys and values lie
+  int64_t count, by_key;
+  const int64_t* origins;
+  int64_t step, by_row;
+  int64_t operator[](int64_t t) const { return t * by_key + (origins == nullptr ? 0 : origins[t * step] * by_row); }
+};
+
 // out[0 .. NV * L) = sum of p[t] * values[t], `rest` < L numbers of one vector where that is all.
-template <int NV, class T>
-static void mixed(const float* p, const T* values, int64_t by_key, int64_t keys, float* out, int64_t rest = L) {
+template <int NV, class T> static void mixed(const float* p, const T* values, const Keys& at, float* out, int64_t rest = L) {
   F c[NV] = {};
-  for (int64_t t = 0; t < keys; t++) {
+  for (int64_t t = 0; t < at.count; t++) {
     if (p[t] == 0) continue;
-    const T* v = values + t * by_key;
+    const T* v = values + at[t];
     for (int i = 0; i < NV; i++) c[i] += p[t] * (rest < L ? load(v, rest) : load(v + i * L));
   }
   for (int i = 0; i < NV; i++) store(out + i * L, c[i], rest);
@@ -890,22 +1007,22 @@ struct Query {
 };
 
 template <class T>
-static void look(const Attention& a, const View& v, const Query& at, const T* keys, const T* values, float* p, float* out) {
+static void look(const Attention& a, const Keys& where, const Query& at, const T* keys, const T* values, float* p, float* out) {
   float peak = -INFINITY;
-  for (int64_t t = 0; t < v.keys; t++) {
+  for (int64_t t = 0; t < where.count; t++) {
     if (at.mask != nullptr && !at.mask[t]) {
       p[t] = -INFINITY;
       continue;
     }
-    float s = product(at.q, keys + t * v.by_key, a.head_dim) * a.scale;
+    float s = product(at.q, keys + where[t], a.head_dim) * a.scale;
     if (a.softcap != 0) s = a.softcap * std::tanh(s / a.softcap);
     if (at.bias != nullptr) s += at.bias[t];
     p[t] = s;
     peak = s > peak ? s : peak;
   }
   F total = F{};
-  for (int64_t t = 0; t < v.keys; t += L) {
-    const int64_t rest = v.keys - t;
+  for (int64_t t = 0; t < where.count; t += L) {
+    const int64_t rest = where.count - t;
     F s = rest >= L ? load(p + t) : load(p + t, rest);
     s = s == -INFINITY ? F{} : exp(s - peak);
     store(p + t, s, rest);
@@ -913,9 +1030,9 @@ static void look(const Attention& a, const View& v, const Query& at, const T* ke
     else for (int64_t i = 0; i < rest; i++) total[0] += s[i];
   }
   int64_t d = 0;
-  for (; d + 4 * L <= a.head_dim; d += 4 * L) mixed<4>(p, values + d, v.by_key, v.keys, out + d);
-  for (; d + L <= a.head_dim; d += L) mixed<1>(p, values + d, v.by_key, v.keys, out + d);
-  if (d < a.head_dim) mixed<1>(p, values + d, v.by_key, v.keys, out + d, a.head_dim - d);
+  for (; d + 4 * L <= a.head_dim; d += 4 * L) mixed<4>(p, values + d, where, out + d);
+  for (; d + L <= a.head_dim; d += L) mixed<1>(p, values + d, where, out + d);
+  if (d < a.head_dim) mixed<1>(p, values + d, where, out + d, a.head_dim - d);
   const float mass = sum(total), rate = mass > 0 ? 1.0f / mass : 0.0f;
   for (int64_t i = 0; i < a.head_dim; i++) out[i] *= rate;
 }
@@ -947,11 +1064,15 @@ static void look_all(Share share, const Attention& a, const View& v, const float
   share.of(v.rows * a.heads, first, last);
   for (int64_t i = first; i < last; i++) {
     const int64_t r = i / a.heads, h = i % a.heads, b = r / v.length, t = r % v.length;
-    const int64_t at = b * v.by_row + h / group * v.by_head;
+    const int64_t* origins = v.origins == nullptr ? nullptr : v.origins + b * v.origin_by_row;
+    const bool each = origins != nullptr && v.origin_by_key;  // else all keys lie in one row
+    const int64_t row = each ? 0 : origins != nullptr ? *origins : b;
+    const Keys where{v.keys, v.by_key, each ? origins : nullptr, v.origin_by_key, v.by_row};
+    const int64_t at = row * v.by_row + h / group * v.by_head;
     const uint8_t* mask = v.mask == nullptr ? nullptr : v.mask + b * v.mask_by_row + t * v.mask_by_token;
     const float* bias =
         v.bias == nullptr ? nullptr : v.bias + b * v.bias_by_row + h * v.bias_by_head + t * v.bias_by_token;
-    look(a, v, {q + i * dim, mask, bias}, keys + at, values + at, p, out + i * dim);
+    look(a, where, {q + i * dim, mask, bias}, keys + at, values + at, p, out + i * dim);
   }
 }
 

@@ -15,12 +15,12 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh
 LEVELS = ("portable", "avx2", "avx512")
 ERRORS = {
     1: "an address is missing",
-    2: "rows or threads are out of range; allowed: 0 to 64 rows, a whole number of tokens for each sequence",
+    2: "rows or threads are out of range; allowed: 0 to 1024 rows, a whole number of tokens for each sequence",
     3: "a size is out of range",
     4: "a kind of weight, norm or activation is unknown, or linears of one input differ in kind",
     5: "weights are not aligned",
     6: "sizes of neighbouring parts do not fit each other",
-    7: "a new token's column lies outside the cache",
+    7: "a new token's column or a key's row lies outside the cache",
     8: "this processor does not have that level of instructions",
     9: "a number is out of range",
     10: "there is no memory left for intermediate results",
@@ -75,15 +75,26 @@ class View(Structure):
         *(("cos", c_void_p), ("sin", c_void_p), ("rope_dim", c_int64)),
         *(("mask", c_void_p), ("mask_by_row", c_int64), ("mask_by_token", c_int64)),
         *(("bias", c_void_p), ("bias_by_row", c_int64), ("bias_by_head", c_int64), ("bias_by_token", c_int64)),
+        *(("origins", c_void_p), ("origin_by_row", c_int64), ("origin_by_key", c_int64), ("places", c_int64)),
     )
 
 
-STRUCTURES = (Norm, Linear, Branch, Attention, FeedForward, View)
+class Best(Structure):
+    """Where the largest outputs of each row go, and what all of them weigh."""
+
+    _fields_ = (
+        *(("count", c_int64), ("values", c_void_p), ("ids", c_void_p)),
+        *(("peak", c_void_p), ("mass", c_void_p)),
+    )
+
+
+STRUCTURES = (Norm, Linear, Branch, Attention, FeedForward, View, Best)
 _P, _N = c_void_p, c_int64
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rg_attention": (_P, _P, _P, _P, _P, _P),
     "rg_feed_forward": (_P, _N, _N, _P, _P),
     "rg_linear": (_P, _N, _N, _P, _P),
+    "rg_best": (_P, _N, _N, _P, _P, _P),
     "rg_norm": (_P, _N, _N, _P, _P),
     "rg_pack8": (_P, _N, _N, _P, _N),
     "rg_pack4": (_P, _P, _N, _N, _P),
