@@ -1,4 +1,4 @@
-"""`regard models`: the families, their heads, and the tasks they serve."""
+"""`regard models`: the families, their heads, and the tasks they serve; the models that are embedded."""
 
 from __future__ import annotations
 
@@ -30,16 +30,31 @@ def listing() -> list[dict[str, Any]]:
     ]
 
 
+def embedded() -> list[dict[str, Any]]:
+    """Every model that comes with the package: its tasks, its size, and how good it is."""
+    from regard.checkpoint.find import find
+    from regard.zoo.card import cards, megabytes
+
+    return [
+        {
+            "model": card.name,
+            "title": card.title,
+            "tasks": list(card.tasks),
+            "megabytes": round(megabytes(find(card.name).path), 2),
+            "measured": f"{card.said} on {card.rows:,} rows",
+        }
+        for card in cards()
+    ]
+
+
 def models(as_json: bool = typer.Option(False, "--json", help="Print as JSON.")) -> None:
     """List model families with their heads and tasks, and the embedded models."""
     from rich.console import Console
     from rich.table import Table
 
-    from regard.checkpoint.find import embedded_names
-
-    found = listing()
+    found, inside = listing(), embedded()
     if as_json:
-        typer.echo(json.dumps({"families": found, "embedded": embedded_names()}, indent=1))
+        typer.echo(json.dumps({"families": found, "embedded": inside}, indent=1))
         return
     table = Table(box=None, pad_edge=False)
     for name in ("family", "model_type", "heads"):
@@ -48,8 +63,15 @@ def models(as_json: bool = typer.Option(False, "--json", help="Print as JSON."))
         table.add_row(row["title"], ", ".join(row["model_types"]), ", ".join(row["heads"]))
     console = Console(highlight=False)
     console.print(table)
-    for name in embedded_names():
-        console.print(f"embedded: {name}", markup=False)
+    if not inside:
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("embedded", "task", "MB", "measured"):
+        table.add_column(name, overflow="fold", justify="right" if name == "MB" else "left")
+    for row in inside:
+        table.add_row(row["model"], row["tasks"][0], f"{row['megabytes']:.1f}", row["measured"])
+    console.print()
+    console.print(table)
 
 
 def register(app: typer.Typer) -> None:

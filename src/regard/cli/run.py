@@ -22,7 +22,7 @@ question="Who?" context=@page.txt
 def run(
     task: str = typer.Argument(..., help="For example text-generation, fill-mask, translation_en_to_de."),
     inputs: list[str] = typer.Argument(None, metavar="INPUT...", help="Texts or files, @FILE, -, or NAME=VALUE."),
-    model: str = typer.Option(None, "--model", "-m", help="A folder, a hub id, or an embedded name."),
+    model: str = typer.Option(None, "--model", "-m", help="A folder, a hub id, or an embedded name (the default)."),
     out: Path = typer.Option(
         None, "--out", "-o", help="Write results as pictures or subtitles: a file, or a folder for several."
     ),
@@ -43,6 +43,8 @@ def run(
     from regard import pipeline
 
     pipe = pipeline(task, model=model, dtype=dtype, device=device, batch_tokens=batch_tokens)
+    if model is None:
+        typer.echo(f"model: {pipe.model.name}, which comes with regard; -m names another", err=True)
     if out is not None:
         named = {**pipe.to_write(out / f"x{pipe.suffix}" if out.is_dir() else out), **named}
     together = pipe.from_words(words) if words else None

@@ -21,7 +21,8 @@ from regard.models.model import Model
 from regard.models.registry import family_of, head_of
 from regard.tasks.base import Task
 from regard.tasks.parts import read_parts
-from regard.tasks.registry import DEFAULTS, TaskInfo, find_task
+from regard.tasks.registry import TaskInfo, find_task
+from regard.zoo.card import default_model
 
 _KINDS = {
     ClassifierHeadConfig: "classification",
@@ -48,15 +49,16 @@ def pipeline(
     """A callable for a task, with a checkpoint (a folder, hub id or embedded name) or a loaded model.
 
     `tokenizer`, `image_processor` and `feature_extractor` (objects, or folders that hold one) stand in for the
-    checkpoint's own. `batch_tokens` bounds the tokens that the model reads at once.
+    checkpoint's own. Without a model, one that comes with this package does the task, where there is one.
+    `batch_tokens` bounds the tokens that the model reads at once.
     `progress` shows a bar for long work: on a terminal only unless said. `defaults` are options of every call.
     `device` and `dtype` are for a checkpoint; a loaded model stays as it is.
     Raises ValueError for an unknown task, or a checkpoint whose head is for something else.
     """
     info, named = find_task(task)
-    ref = DEFAULTS.get(info.name) if model is None else model
+    ref = default_model(task, info.name) if model is None else model
     if ref is None:
-        raise ValueError(f"{task} has no model of its own yet; give model= a folder, a hub id or a loaded model")
+        raise ValueError(f"no model for {task} comes with regard; give model= a folder, a hub id or a loaded model")
     loaded = ref if isinstance(ref, Model) else _load(info, ref, device, dtype)
     if isinstance(ref, Model) and not {head_kind(loaded), "features"} & set(info.heads):
         raise _wrong_head(info, loaded.name or "this model", loaded.architecture, head_kind(loaded))

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from regard.tasks.base import Task
 
-DEFAULTS: dict[str, str] = {}
-"""The checkpoint a task takes when none is named."""
-
 _TRANSLATION = re.compile(r"translation_(?P<src_lang>.+?)_to_(?P<tgt_lang>.+)")
 
 

@@ -84,10 +84,14 @@ def parts_of(recipe: Recipe, kind: Kind, *, classes: bool = True, share: bool = 
     if "train" in inner:  # a folder with a part for each
         sources = {**{name: data["train"] for name in NAMES if name in inner}, **sources}
     parts = Parts(rows={}, how={key: value for key, value in data.items() if key not in OWN})
-    files = {name: value for name, value in sources.items() if value and not isinstance(value, (bool, int, float))}
+    chosen = {name: value for name, value in sources.items() if isinstance(value, Mapping) and "values" in value}
+    others = {name: value for name, value in sources.items() if name not in chosen}
+    files = {name: value for name, value in others.items() if value and not isinstance(value, (bool, int, float))}
     for name, value in files.items():
         whole = name in inner and value == data["train"]
         parts.rows[name] = _read(recipe, name, value, name if whole else None)
+    for name, value in chosen.items():
+        _take_out(parts, name, value)
     columns = kind.columns(parts.rows["train"], data)
     parts.how = _derived(parts, kind)
     _tidied(parts, data, columns)
@@ -99,7 +103,7 @@ def parts_of(recipe: Recipe, kind: Kind, *, classes: bool = True, share: bool = 
         if len(parts.labels) < 2:
             column = label_column(parts.how, kind)
             raise ValueError(f"data.train: {column!r} is {parts.labels.names[0]!r} in every row; allowed: two classes")
-    shares = {name: value for name, value in sources.items() if name not in files and value}
+    shares = {name: value for name, value in others.items() if name not in files and value}
     if share and "valid" not in sources and kind.held_out:
         if len(parts.rows["train"]) >= ENOUGH or (len(parts.rows["train"]) == 1 and columns):
             shares["valid"] = HELD_OUT
@@ -167,6 +171,22 @@ def _there(recipe: Recipe, name: str, value: str) -> Path:
     return path
 
 
+def _take_out(parts: Parts, name: str, wanted: Mapping[str, Any]) -> None:
+    """The rows of `train` with these values in a column, such as those of one speaker, become a part of their own."""
+    if name == "train" or set(wanted) != {"column", "values"} or not isinstance(wanted["values"], list):
+        raise ValueError(
+            f"data.{name} is {dict(wanted)}; allowed: files, or for valid and test {{column = ..., values = [...]}}"
+        )
+    rows, values = parts.rows["train"], {str(value) for value in wanted["values"]}
+    inside = np.array([str(value) in values for value in column_of(rows, str(wanted["column"]))])
+    if inside.all() or not inside.any():
+        has = "every" if inside.all() else "no"
+        raise ValueError(f"data.{name}: {has} row has one of {sorted(values)} in its column {wanted['column']!r}")
+    known = parts.numbers.get("train", np.arange(len(rows)))
+    for part, numbers in ((name, np.flatnonzero(inside)), ("train", np.flatnonzero(~inside))):
+        parts.rows[part], parts.numbers[part] = selected(rows, numbers), known[numbers]
+
+
 def _derived(parts: Parts, kind: Kind) -> dict[str, Any]:
     """Classes that are ranges of a number are put in a column of their own."""
     wanted = parts.how.get("label")
@@ -175,7 +195,9 @@ def _derived(parts: Parts, kind: Kind) -> dict[str, Any]:
     for name in parts.rows:
         with parts.located(name):
             count = len(parts.rows[name])
-            parts.rows[name], parts.numbers[name] = by_ranges(parts.rows[name], wanted)
+            known = parts.numbers.get(name)
+            parts.rows[name], numbers = by_ranges(parts.rows[name], wanted)
+            parts.numbers[name] = numbers if known is None else known[numbers]
         lost = count - len(parts.rows[name])
         if lost:
             parts.notes.append(f"{name}: {lost:,} of {count:,} rows are in none of the classes, and left out")

@@ -44,7 +44,7 @@ def to_toml(values: Mapping[str, Any], name: str = "") -> str:
     """A document of tables, numbers, texts, booleans and lists of them; None, which TOML has not, is left out."""
     plain = {k: v for k, v in values.items() if not isinstance(v, Mapping) and v is not None}
     tables = {k: v for k, v in values.items() if isinstance(v, Mapping)}
-    lines = [f"{_key(k)} = {_value(v)}\n" for k, v in plain.items()]
+    lines = [f"{_key(k)} = {toml_value(v)}\n" for k, v in plain.items()]
     if name and (lines or not tables):
         lines.insert(0, f"\n[{name}]\n")
     return "".join(lines) + "".join(to_toml(v, f"{name}.{_key(k)}".lstrip(".")) for k, v in tables.items())
@@ -54,7 +54,8 @@ def _key(key: Any) -> str:
     return str(key) if _BARE.fullmatch(str(key)) else _text(str(key))
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it in a line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -62,9 +63,9 @@ def _value(value: Any) -> str:
     if isinstance(value, int):
         return repr(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_value(v) for v in value)}]"
+        return f"[{', '.join(toml_value(v) for v in value)}]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
+        return "{" + ", ".join(f"{_key(k)} = {toml_value(v)}" for k, v in value.items() if v is not None) + "}"
     return _text(str(value))
 
 

@@ -1,0 +1,204 @@
+"""A run -> a folder of this package: `python -m regard.zoo.embed runs/digits recipes/digits.toml`.
+
+The best model of the run is stored small and measured as it is stored; the card says what the run's own record says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import regard
+from regard.adapt.quantize import quantize
+from regard.checkpoint.files import read_json
+from regard.checkpoint.find import Folder
+from regard.models.model import Model
+from regard.tasks.registry import find_task
+from regard.training.build import build
+from regard.training.data.batches import Batches, stream
+from regard.training.judge import judge
+from regard.training.objectives.classification import Classification
+from regard.training.recipe import Recipe, read_recipe
+from regard.training.toml import recipe_text, toml_value
+from regard.zoo.card import Card, write_card
+
+LIMIT = 15_000_000
+"""Bytes that one model may take, all files together."""
+STORED = {"bf16": "bfloat16", "int8": "int8, and bfloat16 what no linear holds", "float32": "float32"}
+NEEDED = ("title", "tasks", "example", "data", "source", "licence", "weights_licence", "held_out", "limits")
+"""What [about] of a recipe must say for a card."""
+_FREE = ("model", "output", "about")
+"""Parts of a recipe in which a run may differ from it: where things lie, and what is said of them."""
+
+
+def embed(
+    run: Path, recipe: Path, *, to: str = "bf16", beside: Sequence[Path] = (), zoo: Path = Path(__file__).parent
+) -> Card:
+    """Put the best model of a run into the package, under the name of its recipe, and write its card.
+
+    `to` is how weights are stored; `beside` are other runs of the recipe, trained with changes, to be named with their
+    scores. Raises ValueError for a run of another recipe, one that has not ended, and a model above the limit.
+    """
+    about = _about(recipe)
+    changes = _changes(run, recipe)
+    if changes:
+        raise ValueError(f"{run} is no run of {recipe} as it is: it has {' '.join(changes)}")
+    _check_ended(run)
+    model = regard.load(str(run / "best"))
+    count = sum(p.numel() for p in model.parameters())
+    temperature = calibrate(model, read_recipe(recipe))
+    if to == "int8":
+        quantize(model, "int8", force=True)
+    if to != "float32":
+        model = model.to(torch.bfloat16)
+    folder = zoo / recipe.stem
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    shutil.copyfile(recipe, folder / "recipe.toml")
+    scores = _scores(str(folder), recipe, about)
+    card = Card(
+        name=f"regard/{recipe.stem}",
+        **{name: tuple(about[name]) if name == "tasks" else about[name] for name in (*NEEDED, "base") if name in about},
+        figure=_figure(scores, about),
+        rows=scores.pop("rows"),
+        scores=scores,
+        parameters=count,
+        stored=STORED[to],
+        made={**_made(run, recipe, to, beside), **({"temperature": temperature} if temperature else {})},
+        beside=tuple(_other(other, recipe, about) for other in beside),
+    )
+    write_card(card, Folder(path=folder, name=card.name))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if size > LIMIT:
+        raise ValueError(f"{folder} has {size:,} bytes; allowed: {LIMIT:,}")
+    return card
+
+
+def calibrate(model: Model, recipe: Recipe) -> float | None:
+    """Divide the scores of a model of classes by the temperature that suits the validation rows best (1706.04599).
+
+    It goes into the head's weights, so that nobody needs to know. None for other models, and where nothing is won.
+    """
+    job = build(recipe)
+    goal, rows = job.problem.objective, job.problem.valid
+    if not isinstance(goal, Classification) or goal.kind != "single" or rows is None:
+        return None
+    found: list[tuple[Any, Any]] = []
+    with torch.no_grad():
+        for _, batch in stream(rows, Batches(rows, batch_size=32, shuffle=False, seed=0), goal.collate, epochs=1):
+            found.append((model(**batch.inputs)["logits"].double(), batch.targets["labels"]))
+    scores, labels = torch.cat([s for s, _ in found]), torch.cat([t for _, t in found])
+
+    def loss(temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(scores / temperature, labels))
+
+    best = min(torch.logspace(-1, 1, 201).tolist(), key=loss)
+    if loss(best) > 0.99 * loss(1.0):
+        return None
+    with torch.no_grad():
+        for parameter in model.head.out.parameters():
+            parameter.div_(best)
+    return best
+
+
+def _about(recipe: Path) -> Mapping[str, Any]:
+    about = read_recipe(recipe).about
+    missing = [name for name in NEEDED if not about.get(name)]
+    if missing:
+        raise ValueError(f"{recipe}: [about] does not say {', '.join(missing)}, which a card needs")
+    for task in about["tasks"]:
+        find_task(task)
+    return about
+
+
+def _changes(run: Path, recipe: Path) -> list[str]:
+    """key=value of what a run has otherwise than the recipe."""
+    asked = tomllib.loads(recipe_text(read_recipe(recipe)))
+    had = tomllib.loads((run / "recipe.toml").read_text("utf-8"))
+    found = []
+    for table in sorted({*asked, *had} - set(_FREE)):
+        old, new = asked.get(table), had.get(table)
+        if isinstance(old, dict) and isinstance(new, dict):
+            names = [name for name in new if new[name] != old.get(name)]
+            found += [f"{table}.{name}={toml_value(new[name])}" for name in names]
+            found += [f"{table}.{name}=none" for name in old if name not in new]
+        elif old != new:
+            found.append(f"{table}={toml_value(new)}")
+    if isinstance(asked.get("model"), dict) and asked["model"] != had.get("model"):
+        found.append("model=...")
+    return found
+
+
+def _check_ended(run: Path) -> None:
+    training = read_json(run / "run.json")["training"]
+    last = _log(run)[-1]["step"]
+    if training.get("steps") and last < training["steps"]:
+        raise ValueError(f"{run} is at step {last:,} of {training['steps']:,}; train it to its end first")
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+
+
+def _scores(model: str, recipe: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    scores = judge(model, recipe, metrics=tuple(about.get("measure", ())))
+    del scores["seconds"]
+    return scores
+
+
+def _figure(scores: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """The score that stands for a model: the first that the recipe asks for, or else the first that is no loss."""
+    wanted = about.get("measure") or [name for name in scores if name not in ("rows", "loss")] or ["loss"]
+    return str(wanted[0])
+
+
+def _other(run: Path, recipe: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    scores = _scores(str(run / "best"), run / "recipe.toml", about)
+    return {"changes": _changes(run, recipe), "rows": scores.pop("rows"), "scores": scores}
+
+
+def _made(run: Path, recipe: Path, to: str, beside: Sequence[Path]) -> dict[str, Any]:
+    record, log = read_json(run / "run.json"), _log(run)
+    best = next(entry for entry in reversed(log) if entry.get("best"))
+    others = "".join(f" --beside runs/{other.name}" for other in beside)
+    return {
+        "command": f"regard train recipes/{recipe.name}",
+        "embedded": f"python -m regard.zoo.embed runs/{run.name} recipes/{recipe.name} --to {to}{others}",
+        "seed": record["training"]["seed"],
+        "steps": log[-1]["step"],
+        "best_step": best["step"],
+        "valid": best["valid"],
+        "data": record["data"],
+        "commit": record["made"]["git"],
+        "time": record["made"]["time"],
+        "versions": record["made"]["versions"],
+        "machine": record["made"]["machine"],
+    }
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m regard.zoo.embed", description=embed.__doc__)
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("recipe", type=Path, help="the recipe that it ran, recipes/NAME.toml")
+    parser.add_argument("--to", choices=list(STORED), default="bf16", help="how weights are stored (bf16)")
+    parser.add_argument("--beside", type=Path, action="append", default=[], help="a run with changes, to be named too")
+    given = parser.parse_args()
+    try:
+        card = embed(given.run, given.recipe, to=given.to, beside=given.beside)
+    except (ValueError, OSError) as error:
+        print(f"embed: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{card.name}: {card.said} on {card.rows:,} rows")
+
+
+if __name__ == "__main__":
+    main()
