@@ -78,8 +78,8 @@ def test_finished_rows_cost_nothing(gpt2, rows, monkeypatch):
     end = free[0][1]
     stops = [row.index(end) + 1 if end in row else 8 for row in free]
     seen = []
-    inner = gpt2.logits
-    monkeypatch.setattr(gpt2, "logits", lambda hidden: (seen.append(hidden.shape[0]), inner(hidden))[1])
+    inner = gpt2.head.logits
+    monkeypatch.setattr(gpt2.head, "logits", lambda hidden: (seen.append(hidden.shape[0]), inner(hidden))[1])
     gpt2.generate(rows, max_new_tokens=8, eos_token_id=end)
     assert sum(seen) == sum(stops)
 

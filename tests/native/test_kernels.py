@@ -74,7 +74,7 @@ def test_best(level, kind, out, count, threads):
     structure, at = store.linear(module), layout.address
     rule = torch.zeros(out)
     rule[torch.randperm(out)[: out - count]] = -torch.inf
-    for rows in (0, 1, 7, 70):
+    for rows in (1, 7, 70):
         x, y = torch.randn(rows, 33) * 3, torch.empty(rows, out)
         layout.kernels().rg_linear(at(structure), rows, threads, x.data_ptr(), y.data_ptr())
         for forbidden, weighed in ((None, True), (rule, True), (rule, False)):

@@ -37,8 +37,11 @@ class Beams:
         self.finished = torch.zeros(inputs, beams, dtype=torch.bool, device=device)
         self.closed = torch.zeros(inputs, dtype=torch.bool, device=device)  # nothing can be added any more
 
-    def advance(self, scores: Tensor, logs: Tensor, new: int) -> Tensor:
-        """Take a step with processed (B, K, V) and plain log-probabilities; gives each beam's parent (B, K)."""
+    def advance(self, scores: Tensor, logs: Tensor, new: int, names: Tensor | None = None) -> Tensor:
+        """Take a step with processed (B, K, V) and plain log-probabilities; gives each beam's parent (B, K).
+
+        `names` (B, K, V): which tokens these are, where they are not the whole vocabulary.
+        """
         vocab = scores.shape[-1]
         total = (scores + self.scores[..., None]).flatten(1)  # (B, K * V)
         keep = min(self.keep, total.shape[1])
@@ -47,7 +50,7 @@ class Beams:
             found = total.gather(1, index)
         else:
             found, index = total.topk(keep)
-        parents, tokens = index // vocab, index % vocab
+        parents, tokens = index // vocab, index % vocab if names is None else names.flatten(1).gather(1, index)
         ids = _rows(self.ids, parents)
         ids[:, :, self.width + new] = tokens
         logprobs = _rows(self.logprobs, parents)
@@ -103,13 +106,21 @@ def beam_search(job: Job, out: Written) -> None:
     streams = generators(c.seed, inputs, 1) if c.do_sample else None
     groups = [Beams(job, c.num_beams // c.num_beam_groups, streams) for _ in range(c.num_beam_groups)]
     live = torch.arange(inputs, device=device)
+    plain = len(groups) == 1 and not (c.do_sample or c.renormalize_logits)
     for new in range(job.max_new):
-        raw = job.decoding.next(_together([g.ids for g in groups])[..., : width + new].flatten(0, 1)) if new else None
-        if raw is None:  # every beam reads the same prompt: read it once
-            every = torch.arange(inputs, device=device).repeat_interleave(c.num_beams)
-            raw = job.decoding.next(job.ids)[every]
+        # every beam reads the same prompt: read it once
+        every = None if new else torch.arange(inputs, device=device).repeat_interleave(c.num_beams)
+        ids = _together([g.ids for g in groups])[..., : width + new].flatten(0, 1) if new else job.ids
+        found = job.best(ids, new, groups[0].keep) if plain else None
+        found = (job.decoding.next(ids).log_softmax(-1),) if found is None else found
+        if every is not None:
+            found = tuple(part[every] for part in found)
             job.decoding.select(every)
-        parents = _step(job, out, groups, live, new, raw.log_softmax(-1).unflatten(0, (-1, c.num_beams)))
+        logs, *names = (part.unflatten(0, (-1, c.num_beams)) for part in found)
+        if names:
+            parents = groups[0].advance(logs, logs, new, *names)
+        else:
+            parents = _step(job, out, groups, live, new, logs)
         closed = torch.stack([g.closed for g in groups]).all(0).tolist()
         if all(closed) or new + 1 == job.max_new:
             break

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.models.model import EncoderDecoder, Memory, Model, SingleTower
-from regard.nn import KVCache
+from regard.nn import KVCache, LanguageHead
 
 
 def limit(model: Model) -> int | None:
@@ -33,15 +33,20 @@ class Decoding:
         self.cache: KVCache | None = None
 
     def next(self, ids: Tensor) -> Tensor:
-        """Scores (R, V) float32 of what follows a history (R, T), padded on the left with -1.
+        """Scores (R, V) float32 of what follows a history (R, T), padded on the left with -1."""
+        return self.model.logits(self.hidden(ids)).float()
 
-        The first call reads all of it, later ones the last column.
-        """
+    def best(self, ids: Tensor, count: int, rule: Tensor | None, *, weighed: bool = True) -> tuple[Tensor, Tensor]:
+        """The likeliest tokens that follow, as `LanguageHead.best` gives them."""
+        assert isinstance(self.model.head, LanguageHead)
+        return self.model.head.best(self.hidden(ids), count, rule, weighed=weighed)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Last states (R, C) of histories. The first call reads all of them, later ones the last column."""
         cache = self.cache
         if cache is None or (self.limit is not None and max(cache.lengths) >= self.limit):
             return self._read([self._window(row, ids.shape[1], i) for i, row in enumerate(ids)])
-        hidden = self._hidden(ids[:, -1:], cache)
-        return self.model.logits(hidden[:, -1]).float()
+        return self._hidden(ids[:, -1:], cache)[:, -1]
 
     def _window(self, row: Tensor, width: int, i: int) -> Tensor:
         """The tokens that a row still knows: all, or so many of the last that the rest fits (at least half)."""
@@ -72,7 +77,7 @@ class Decoding:
             hidden = self._hidden(ids, cache, mask)
             last = hidden[torch.arange(len(rows), device=ids.device), ends - 1]
         self.beside = {}  # the cache holds it now
-        return self.model.logits(last).float()
+        return last
 
     def _hidden(self, ids: Tensor, cache: KVCache, mask: Tensor | None = None, **beside: Any) -> Tensor:
         if isinstance(self.model, EncoderDecoder):

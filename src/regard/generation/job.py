@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regard.generation.config import GenerationConfig
 from regard.generation.decode import Decoding
-from regard.generation.processors import Processor, Seen
+from regard.generation.processors import Processor, Seen, forbidden
 from regard.generation.stop import Stop
 
 
@@ -33,6 +33,17 @@ class Job:
             for rule in self.processors:
                 scores = rule(seen, scores)
         return scores
+
+    def best(self, ids: Tensor, new: int, count: int, *, weighed: bool = True) -> tuple[Tensor, Tensor] | None:
+        """The `count` likeliest tokens of each row after every rule, as `LanguageHead.best` gives them; None where
+        somebody wants to see the scores of all."""
+        banned = forbidden(self.processors, new)
+        if banned is None or self.config.output_scores or self.stop.criteria:
+            return None
+        rule = None
+        if banned:
+            rule = torch.zeros(self.vocab, device=ids.device).index_fill_(0, torch.cat(banned), -torch.inf)
+        return self.decoding.best(ids, min(count, self.vocab), rule, weighed=weighed)
 
 
 @dataclass

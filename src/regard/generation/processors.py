@@ -118,6 +118,39 @@ def own(function: Callable[[Tensor, Tensor], Tensor], seen: Seen, scores: Tensor
 
 
 @dataclass(frozen=True)
+class Forbid:
+    """A rule that forbids the same tokens (n,) to all rows, at some steps."""
+
+    tokens: Tensor
+    when: Callable[[int], bool]
+
+    def __call__(self, seen: Seen, scores: Tensor) -> Tensor:
+        return suppress(scores, self.tokens) if self.when(seen.new) else scores
+
+
+@dataclass(frozen=True)
+class Force:
+    """A rule that forbids all but some tokens (n,), at some steps."""
+
+    tokens: Tensor
+    when: Callable[[int], bool]
+
+    def __call__(self, seen: Seen, scores: Tensor) -> Tensor:
+        return force(scores, self.tokens) if self.when(seen.new) else scores
+
+
+def forbidden(rules: Sequence[Processor], new: int) -> list[Tensor] | None:
+    """What the rules forbid to all rows at this step, where they do nothing else; None where they look at more."""
+    found = []
+    for rule in rules:
+        if not isinstance(rule, Forbid | Force) or (isinstance(rule, Force) and rule.when(new)):
+            return None
+        if rule.when(new):
+            found.append(rule.tokens)
+    return found
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the rules need to know of this call: prompt width, steps, vocabulary, what an encoder read (B, S)."""
 
@@ -152,21 +185,23 @@ def build_processors(c: GenerationConfig, facts: Facts) -> list[Processor]:
         size = c.encoder_no_repeat_ngram_size
         add(lambda seen, s: no_repeat_ngram(seen.ids, s, size, source[seen.rows]))
     if c.bad_words_ids:
-        groups = _words(c, facts)
-        add(lambda seen, s: bad_words(seen.ids, s, groups))
+        alone, groups = _words(c, facts)
+        if alone:
+            add(Forbid(facts.tokens(alone), lambda new: True))
+        if groups:
+            add(lambda seen, s: bad_words(seen.ids, s, groups))
     eos = facts.tokens(c.eos_token_id)
     if facts.min_new > 0 and len(c.eos_token_id):
-        add(lambda seen, s: suppress(s, eos) if seen.new < facts.min_new else s)
+        add(Forbid(eos, lambda new: new < facts.min_new))
     if c.prefix_allowed_tokens_fn is not None:
         fn = c.prefix_allowed_tokens_fn
         add(lambda seen, s: allowed_only(seen, s, fn))
     rules += _forced(c, facts)
     if c.suppress_tokens:
-        never = facts.tokens(c.suppress_tokens)
-        add(lambda seen, s: suppress(s, never))
+        add(Forbid(facts.tokens(c.suppress_tokens), lambda new: True))
     if c.begin_suppress_tokens:
-        first, begin = facts.tokens(c.begin_suppress_tokens), _begin(c, facts)
-        add(lambda seen, s: suppress(s, first) if seen.new == begin else s)
+        begin = _begin(c, facts)
+        add(Forbid(facts.tokens(c.begin_suppress_tokens), lambda new: new == begin))
     rules += [lambda seen, s, f=f: own(f, seen, s, facts.pad) for f in c.logits_processor]  # type: ignore[misc]
     return rules
 
@@ -175,19 +210,14 @@ def _forced(c: GenerationConfig, facts: Facts) -> list[Processor]:
     rules: list[Processor] = []
     if c.forced_bos_token_id is not None:
         bos = facts.tokens([c.forced_bos_token_id], "forced_bos_token_id")
-        rules.append(lambda seen, s: force(s, bos) if facts.width + seen.new == 1 else s)
+        rules.append(Force(bos, lambda new: facts.width + new == 1))
     if c.forced_decoder_ids:
         pairs = {at: i for at, i in c.forced_decoder_ids if i is not None}
         forced = {at: facts.tokens([i], "forced_decoder_ids") for at, i in pairs.items()}
-
-        def follow(seen: Seen, s: Tensor) -> Tensor:
-            at = facts.width + seen.new
-            return force(s, forced[at]) if at in forced else s
-
-        rules.append(follow)
+        rules += [Force(tokens, lambda new, at=at: facts.width + new == at) for at, tokens in forced.items()]  # type: ignore[misc]
     if c.forced_eos_token_id:
         eos = facts.tokens(c.forced_eos_token_id, "forced_eos_token_id")
-        rules.append(lambda seen, s: force(s, eos) if seen.new == facts.max_new - 1 else s)
+        rules.append(Force(eos, lambda new: new == facts.max_new - 1))
     if c.remove_invalid_values:
         rules.append(lambda seen, s: torch.nan_to_num(s, 0.0))
     return rules
@@ -200,14 +230,16 @@ def _begin(c: GenerationConfig, facts: Facts) -> int:
     return int(facts.width == 1 and c.forced_bos_token_id is not None)
 
 
-def _words(c: GenerationConfig, facts: Facts) -> list[tuple[Tensor, Tensor]]:
+def _words(c: GenerationConfig, facts: Facts) -> tuple[list[int], list[tuple[Tensor, Tensor]]]:
+    """Words of one token, and longer ones of equal length as `bad_words` takes them."""
     by_length: dict[int, list[tuple[int, ...]]] = {}
     for word in c.bad_words_ids:
         facts.tokens(word, "bad_words_ids")
         if not (len(word) == 1 and word[0] in c.eos_token_id):  # the end itself is never a bad word
             by_length.setdefault(len(word), []).append(word)
+    alone = [word[0] for word in by_length.pop(1, [])]
     groups = []
     for length, words in by_length.items():
         table = torch.tensor(words, device=facts.device).view(-1, length)
         groups.append((table[:, :-1], table[:, -1]))
-    return groups
+    return alone, groups

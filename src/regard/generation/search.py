@@ -26,13 +26,8 @@ def search(job: Job, out: Written, *, watched: bool = False) -> Iterator[Tensor]
     uniform = _uniforms(job)
     every = 1 if watched else patience(job)
     for new in range(job.max_new):
-        raw = job.decoding.next(ids[:, : width + new] if new else job.ids)
-        if not new and len(live) > inputs:
-            job.decoding.select(source)
-            raw = raw[source]
-        logs = raw.log_softmax(-1) if out.logprobs is not None else None
-        scores = job.processed(ids[:, : width + new], source, new, raw)
-        tokens, scores = _pick(job, scores, None if uniform is None else uniform[live, new])
+        drawn = None if uniform is None else uniform[live, new]
+        tokens, logs, scores = _next(job, ids[:, : width + new], source, new, drawn, logged=out.logprobs is not None)
         ids[:, width + new] = tokens
         _record(job, out, live, new, tokens, done, logs, scores)
         yield out.tokens[:, new]
@@ -50,6 +45,23 @@ def search(job: Job, out: Written, *, watched: bool = False) -> Iterator[Tensor]
 def patience(job: Job) -> int:
     """Steps between looks at which rows are done: asking a GPU makes it wait, a few steps too many cost less."""
     return 1 if job.ids.device.type == "cpu" or job.stop.each_step else 8
+
+
+def _next(
+    job: Job, ids: Tensor, source: Tensor, new: int, uniform: Tensor | None, *, logged: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The next tokens (R,), their log-probabilities if `logged`, and the scores (R, V) if somebody looked at all."""
+    read = ids if new else job.ids
+    if uniform is None and len(read) == len(ids) and (found := job.best(read, new, 1, weighed=logged)) is not None:
+        logs, tokens = (part[:, 0] for part in found)
+        return tokens, logs if logged else None, None
+    raw = job.decoding.next(read)
+    if len(read) < len(ids):  # several rows go on from one prompt
+        job.decoding.select(source)
+        raw = raw[source]
+    logs = raw.log_softmax(-1) if logged else None
+    tokens, scores = _pick(job, job.processed(ids, source, new, raw), uniform)
+    return tokens, None if logs is None else logs.gather(1, tokens[:, None])[:, 0], scores
 
 
 def _uniforms(job: Job) -> Tensor | None:
@@ -72,14 +84,21 @@ def _pick(job: Job, scores: Tensor, uniform: Tensor | None) -> tuple[Tensor, Ten
 
 
 def _record(
-    job: Job, out: Written, live: Tensor, new: int, tokens: Tensor, done: Tensor, logs: Tensor | None, scores: Tensor
+    job: Job,
+    out: Written,
+    live: Tensor,
+    new: int,
+    tokens: Tensor,
+    done: Tensor,
+    logs: Tensor | None,
+    scores: Tensor | None,
 ) -> None:
     out.tokens[live, new] = torch.where(done, job.pad, tokens)
     out.lengths[live] += (~done).long()
     if logs is not None:
         assert out.logprobs is not None
-        out.logprobs[live, new] = torch.where(done, 0.0, logs.gather(1, tokens[:, None])[:, 0])
-    if job.config.output_scores:
+        out.logprobs[live, new] = torch.where(done, 0.0, logs)
+    if job.config.output_scores and scores is not None:
         everyone = scores.new_zeros(out.tokens.shape[0], job.vocab)
         everyone[live] = scores
         out.scores.append(everyone)

@@ -79,7 +79,7 @@ class AttentionBranch(Branch):
 
     def _held(self, ctx: Context) -> tuple[Tensor, Tensor] | None:
         assert ctx.cache is not None
-        return ctx.cache.memory(ctx.layer) if self.is_cross else ctx.cache.room(ctx.layer)
+        return ctx.cache.memory_room(ctx.layer) if self.is_cross else ctx.cache.room(ctx.layer)
 
     def __call__(self, p: Pass) -> None:
         held = self._held(p.ctx)
@@ -99,8 +99,12 @@ class AttentionBranch(Branch):
         view = layout.View(rows=p.rows, length=p.length, threads=p.threads)
         view.keys, view.capacity, view.half = group.k.positions.shape[1], keys.shape[2], keys.dtype == torch.bfloat16
         view.by_row, view.by_head, view.by_key, _ = keys.stride()
+        assert ctx.cache is not None
+        origins = ctx.cache.memory_origins if self.is_cross else ctx.cache.origins()
+        if origins is not None:
+            view.origins, view.places = keep(p, origins.contiguous()), keys.shape[0]
+            view.origin_by_row, view.origin_by_key = (1, 0) if self.is_cross else (origins.shape[1], 1)
         if not self.is_cross:
-            assert ctx.cache is not None
             columns = ctx.cache.columns
             if isinstance(columns, slice):
                 view.start = columns.start

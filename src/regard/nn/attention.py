@@ -91,7 +91,11 @@ class Attention(nn.Module):
         if kept is not None:
             return self._attended(q, [kept[0]], [kept[1]], ctx.memory_groups, ctx)
         assert ctx.memory is not None, "cross-attention needs a context with memory"
-        k, v = self._heads(self.k(ctx.memory), self.k_norm), self._heads(self.v(ctx.memory), None)
+        valid = None if ctx.cache is None or ctx.memory_lengths is not None else ctx.memory_groups[0].k_valid
+        memory = ctx.memory if valid is None else ctx.memory[valid]  # padding is not worth a product
+        k, v = self._heads(self.k(memory), self.k_norm), self._heads(self.v(memory), None)
+        if valid is not None:
+            k, v = (x.new_zeros(*valid.shape, *x.shape[1:]).index_put_((valid,), x) for x in (k, v))
         ks, vs = (rectangles(part, ctx.memory_lengths, ctx.memory_counts) for part in (k, v))
         if ctx.cache is not None and len({part.shape[2] for part in ks}) == 1:  # one length: a rectangle to keep
             ctx.cache.keep_memory(ctx.layer, *(p[0] if len(p) == 1 else torch.cat(p) for p in (ks, vs)))

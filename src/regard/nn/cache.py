@@ -16,7 +16,8 @@ class KVCache:
 
     Rows may have different lengths; what lies beyond a row's length is never looked at, since a causal query only sees
     positions up to its own. The cache is passed in with each call and never stored on a module.
-    `capacity` columns are reserved at first use and doubled when they run out.
+    `capacity` columns are reserved at first use and doubled when they run out. Rows that change places are not moved at
+    once: `origins` and `memory_origins` tell where they lie, until `update` or `memory` put them in order.
     """
 
     def __init__(self, capacity: int = 0):
@@ -25,6 +26,8 @@ class KVCache:
         self.sight: Tensor | None = None  # (B, S) what of the memory the newest tokens may look at, if not all
         self._held: dict[int, Pair] = {}  # keys and values per layer, (B, Hkv, S, D)
         self._memory: dict[int, Pair] = {}  # cross-attention, per layer, computed once
+        self._moved: Pair | None = None  # whose a row's tokens are (B, S), and how many (B, 1)
+        self.memory_origins: Tensor | None = None  # (B,) which row of the memory each row looks at, if not its own
         self._rows: Tensor | None = None
         self.columns: Tensor | slice = slice(0, 0)  # where new tokens go: the same in all rows, or each one's
         self.width = 0  # columns that hold something: the longest row, counting what `reserve` announced
@@ -61,6 +64,7 @@ class KVCache:
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write new keys and values, (B, T, Hkv, D) or (N, Hkv, D), and return all so far, (B, Hkv, S, D)."""
+        self.settle()
         room = self.room(layer)
         if room is None:
             shape = (len(self.lengths), k.shape[-2], max(self.capacity, self.width))
@@ -73,7 +77,10 @@ class KVCache:
         return room[0][:, :, : self.width], room[1][:, :, : self.width]
 
     def room(self, layer: int) -> Pair | None:
-        """A layer's keys and values with room for the announced tokens, to write into; None if nothing is held yet."""
+        """A layer's keys and values with room for the announced tokens, to write into; None if nothing is held yet.
+
+        New tokens belong into a row's own columns; where its older ones lie, `origins` tells.
+        """
         held = self._held.get(layer)
         if held is not None and held[0].shape[2] < self.width:
             held = self._held[layer] = _grown(held, 2 * self.width)
@@ -81,7 +88,22 @@ class KVCache:
 
     def memory(self, layer: int) -> Pair | None:
         """Cross-attention keys and values of a layer, if they were kept."""
+        if self.memory_origins is not None:
+            self._memory, self.memory_origins = _chosen(self._memory, self.memory_origins), None
         return self._memory.get(layer)
+
+    def memory_room(self, layer: int) -> Pair | None:
+        """The same as they lie there: `memory_origins` tells which row is whose."""
+        return self._memory.get(layer)
+
+    def origins(self) -> Tensor | None:
+        """Which row of `room` holds each token (B, width); None if each row holds its own."""
+        if self._moved is None:
+            return None
+        table, lengths = self._moved
+        own = torch.arange(len(table), device=table.device)[:, None]
+        kept = torch.arange(self.width, device=table.device) < lengths
+        return torch.where(kept, F.pad(table, (0, self.width - table.shape[1])), own)
 
     def keep_memory(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Keep a layer's cross-attention keys and values: they do not change while decoding."""
@@ -92,12 +114,34 @@ class KVCache:
 
         `memory=False` leaves cross-attention as it is, for beams that only change places within one input.
         """
-        self._held = _chosen(self._held, rows)
+        counts = self.lengths
+        self.lengths = [counts[r] for r in rows.tolist()]
         if memory:
+            self.settle()
+            self._held = _chosen(self._held, rows)
             self.sight = None if self.sight is None else self.sight.index_select(0, rows)
-            self._memory = _chosen(self._memory, rows)
-        self.lengths = [self.lengths[r] for r in rows.tolist()]
+            before = self.memory_origins
+            self.memory_origins = rows if before is None else before.index_select(0, rows)
+        else:
+            assert len(rows) == len(counts)
+            table = self.origins()
+            table = rows[:, None].expand(-1, self.width) if table is None else table.index_select(0, rows)
+            self._moved = table, torch.tensor(self.lengths, device=rows.device)[:, None]
         self.width = max(self.lengths, default=0)
+
+    def settle(self) -> None:
+        """Move all tokens to the rows that they belong to."""
+        table, self._moved = None if self._moved is None else self._moved[0], None
+        if table is None:
+            return
+        if bool((table == table[:, :1]).all()):
+            self._held = _chosen(self._held, table[:, 0])
+            return
+        columns = torch.arange(table.shape[1], device=table.device)
+        for pair in self._held.values():
+            for part in pair:
+                by_token = part.transpose(1, 2)
+                by_token[:, columns] = by_token[table, columns]
 
     def crop(self, lengths: Sequence[int]) -> None:
         """Forget what lies beyond each row's new length (rejected guesses of speculative decoding)."""

@@ -17,6 +17,7 @@ from regard.config import (
 )
 from regard.nn.attention import dropped
 from regard.nn.build import build, builds
+from regard.nn.cache import Pair
 from regard.nn.context import Context
 from regard.nn.linear import Linear
 from regard.nn.norm import ACTIVATIONS
@@ -113,6 +114,16 @@ class LanguageHead(nn.Module):
         x = hidden if self.transform is None else self.transform(hidden)
         x = self.out(x * c.scale if c.scale != 1.0 else x)
         return x if c.softcap is None else c.softcap * torch.tanh(x / c.softcap)
+
+    def best(self, hidden: Tensor, count: int, rule: Tensor | None = None, *, weighed: bool = True) -> Pair:
+        """The likeliest tokens of each row: their log-probabilities (R, count), or scores unless `weighed`, and ids.
+
+        `rule` (V,) is added before they are chosen.
+        """
+        logits = self.logits(hidden).float()
+        ruled = logits if rule is None else logits + rule
+        values, ids = ruled.topk(count)
+        return values - logits.logsumexp(-1, keepdim=True) if weighed else values, ids
 
     def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
         return {"logits": self.logits(hidden)}
