@@ -240,7 +240,7 @@ def test_bad_arguments_are_named():
     at, p = layout.address, x.data_ptr()
     with pytest.raises(ValueError, match="rg_linear: an address is missing"):
         rg.rg_linear(at(good), 1, 1, None, p)
-    for rows, threads in ((-1, 1), (1025, 1), (1, 0), (1, 10**6)):
+    for rows, threads in ((-1, 1), (1 << 25, 1), (1, 0), (1, 10**6)):
         with pytest.raises(ValueError, match="rg_linear: rows or threads are out of range"):
             rg.rg_linear(at(good), rows, threads, p, p)
     for field, value, message in (

@@ -38,7 +38,8 @@ enum Error : int {
   OK, NULL_POINTER, BAD_ROWS, BAD_SIZE, BAD_KIND, BAD_ALIGNMENT, BAD_SHAPE, BAD_COLUMN, BAD_LEVEL, BAD_VALUE, NO_MEMORY
 };
 
-constexpr int64_t MAX_ROWS = 1024, MAX_BEST = 256, MAX_WIDTH = int64_t{1} << 24, MAX_KEYS = int64_t{1} << 28, MAX_THREADS = 1024;
+constexpr int64_t MAX_ROWS = 1024, AT_ONCE = 128;  // of attention; of the rest, whose results must stay in the cache
+constexpr int64_t MAX_BEST = 256, MAX_WIDTH = int64_t{1} << 24, MAX_KEYS = int64_t{1} << 28, MAX_THREADS = 1024;
 
 struct Norm {
   const float *weight, *bias;
@@ -184,7 +185,7 @@ Error check(const Norm& n) {
 }
 
 Error check(const Branch& b, int64_t rows, int64_t threads) {
-  if (rows < 0 || rows > MAX_ROWS || threads < 1 || threads > MAX_THREADS) return BAD_ROWS;
+  if (rows < 0 || rows > MAX_WIDTH || threads < 1 || threads > MAX_THREADS) return BAD_ROWS;
   if (b.dim <= 0 || b.dim > MAX_WIDTH) return BAD_SIZE;
   for (const Norm* n : {&b.before, &b.within, &b.after})
     if (const Error e = check(*n)) return e;
@@ -192,7 +193,7 @@ Error check(const Branch& b, int64_t rows, int64_t threads) {
 }
 
 Error check(const View& v, const Attention& a) {
-  if (v.length <= 0 || v.rows % v.length) return BAD_ROWS;
+  if (v.length <= 0 || v.rows % v.length || v.rows > MAX_ROWS) return BAD_ROWS;
   if (v.keys <= 0 || v.keys > v.capacity || v.capacity > MAX_KEYS) return BAD_SIZE;
   if (v.by_row < 0 || v.by_head < 0 || v.by_key < 0 || v.mask_by_row < 0 || v.mask_by_token < 0) return BAD_VALUE;
   if (v.bias_by_row < 0 || v.bias_by_head < 0 || v.bias_by_token < 0) return BAD_VALUE;
@@ -332,22 +333,25 @@ API int rg_attention(const Attention* a, const View* v, void* keys, void* values
 API int rg_feed_forward(const FeedForward* f, int64_t rows, int64_t threads, const float* in, float* out) {
   if (!f || !in || !out) return NULL_POINTER;
   if (const Error e = check(*f, rows, threads)) return e;
-  if (rows == 0) return OK;
-  const int64_t hidden = f->up.out, dim = f->branch.dim;
-  const int64_t size = 4 * rows * (2 * padded(hidden) + padded(dim)) + Input::bytes(rows, dim) + Input::bytes(rows, hidden);
-  if (!scratch.reserve(static_cast<size_t>(size) + 64 * 64)) return NO_MEMORY;
-  levels[level].feed_forward(*f, rows, threads, in, out, scratch);
+  const int64_t hidden = f->up.out, dim = f->branch.dim, most = rows < AT_ONCE ? rows : AT_ONCE;
+  const int64_t size = 4 * most * (2 * padded(hidden) + padded(dim)) + Input::bytes(most, dim) + Input::bytes(most, hidden);
+  for (int64_t r = 0; r < rows; r += most) {
+    if (!scratch.reserve(static_cast<size_t>(size) + 64 * 64)) return NO_MEMORY;
+    levels[level].feed_forward(*f, rows - r < most ? rows - r : most, threads, in + r * dim, out + r * dim, scratch);
+  }
   return OK;
 }
 
 // y (rows, out) = x (rows, in) W^T + bias.
 API int rg_linear(const Linear* l, int64_t rows, int64_t threads, const float* x, float* y) {
   if (!l || !x || !y) return NULL_POINTER;
-  if (rows < 0 || rows > MAX_ROWS || threads < 1 || threads > MAX_THREADS) return BAD_ROWS;
+  if (rows < 0 || rows > MAX_WIDTH || threads < 1 || threads > MAX_THREADS) return BAD_ROWS;
   if (const Error e = check(*l, l->in, l->out)) return e;
-  if (rows == 0) return OK;
-  if (!scratch.reserve(static_cast<size_t>(Input::bytes(rows, l->in)) + 64 * 64)) return NO_MEMORY;
-  levels[level].linear(*l, rows, threads, x, y, scratch);
+  const int64_t most = rows < AT_ONCE ? rows : AT_ONCE;
+  for (int64_t r = 0; r < rows; r += most) {
+    if (!scratch.reserve(static_cast<size_t>(Input::bytes(most, l->in)) + 64 * 64)) return NO_MEMORY;
+    levels[level].linear(*l, rows - r < most ? rows - r : most, threads, x + r * l->in, y + r * l->out, scratch);
+  }
   return OK;
 }
 
@@ -448,32 +452,30 @@ INLINE F all(float x) { return F{} + x; }
 INLINE F load(const float* p) { return get<F>(p); }
 INLINE F load(const uint16_t* p) { return (F)(__builtin_convertvector(get<U16>(p), I) << 16); }  // bf16
 
-// The first n < L numbers, then zeros.
-template <class T> INLINE F load(const T* p, int64_t n) {
+template <class T> INLINE F load(const T* p, int64_t n) {  // the first n numbers, then zeros
+  if (n >= L) return load(p);
   T part[L] = {};
   std::memcpy(part, p, static_cast<size_t>(n) * sizeof(T));
   return load(part);
 }
 
-INLINE void store(float* p, F v, int64_t n) {
+INLINE void store(float* p, F v, int64_t n = L) {
   if (n >= L) put(p, v);
   else std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
 }
 
-INLINE void store(float* p, const F v) { put(p, v); }
-
-template <int STEP> INLINE F swapped(F v) {  // lanes i and i ^ STEP change places
-  I at;
-  for (int i = 0; i < L; i++) at[i] = i ^ STEP;
-  return __builtin_shuffle(v, at);
+template <int STEP> INLINE F folded(F a, F b) {  // sums of lanes i and i ^ STEP: of a where that bit of i is 0, else of b
+  I near, far;
+  for (int i = 0; i < L; i++) near[i] = i & STEP ? L + i : i, far[i] = near[i] ^ STEP;
+  return __builtin_shuffle(a, b, near) + __builtin_shuffle(a, b, far);
 }
-INLINE float sum(F v) {
-  if constexpr (L > 8) v += swapped<8>(v);
-  if constexpr (L > 4) v += swapped<4>(v);
-  v += swapped<2>(v);
-  v += swapped<1>(v);
-  return v[0];
+INLINE F sums(F a, F b, F c, F d) {  // of four vectors, in the first four lanes
+  F v = folded<2>(folded<1>(a, b), folded<1>(c, d));
+  if constexpr (L > 4) v = folded<4>(v, v);
+  if constexpr (L > 8) v = folded<8>(v, v);
+  return v;
 }
+INLINE float sum(F v) { return sums(v, v, v, v)[0]; }
 
 INLINE F least(F a, F b) { return a < b ? a : b; }
 INLINE F most(F a, F b) { return a > b ? a : b; }
@@ -496,15 +498,15 @@ INLINE F exp(F x) {  // 2 ulp; 0 and infinity are never reached
 INLINE F sigmoid(F x) { return 1.0f / (1.0f + exp(-x)); }
 INLINE F tanh(F x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
 
-INLINE F gelu(F x) {  // x * Phi(x); the error function of Abramowitz and Stegun 7.1.26, absolute error 1.5e-7
-  const F z = (x < 0 ? -x : x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
-  F p = all(1.061405429f);
-  p = p * t - 1.453152027f;
-  p = p * t + 1.421413741f;
-  p = p * t - 0.284496736f;
-  p = p * t + 0.254829592f;
-  const F tail = 0.5f * p * t * exp(-(z * z));
-  return x * (x < 0 ? tail : 1.0f - tail);
+INLINE F gelu(F x) {  // x * (1 + erf(x / sqrt 2)) / 2; erf as a quotient of polynomials, absolute error 2e-7
+  const F z = least(most(x * 0.70710678f, all(-4.0f)), all(4.0f)), s = z * z;
+  F p = all(-2.72614225801306e-10f), q = all(-1.45660718464996e-05f);
+  for (const float c : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f, -7.34990630326855e-04f,
+                        -2.95459980854025e-03f, -1.60960333262415e-02f})
+    p = p * s + c;
+  for (const float c : {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f, -1.42647390514189e-02f})
+    q = q * s + c;
+  return 0.5f * x * (1.0f + z * p / q);
 }
 
 template <int A> INLINE F activated(F x) {
@@ -525,13 +527,8 @@ template <int A> INLINE F activated(F x) {
 
 template <int A> static void activate(float* up, const float* gate, int64_t n) {
   for (int64_t i = 0; i < n; i += L) {
-    const int64_t rest = n - i;
-    const F u = rest >= L ? load(up + i) : load(up + i, rest);
-    if (gate == nullptr) {
-      store(up + i, activated<A>(u), rest);
-    } else {
-      store(up + i, activated<A>(rest >= L ? load(gate + i) : load(gate + i, rest)) * u, rest);
-    }
+    const F u = load(up + i, n - i);
+    store(up + i, gate == nullptr ? activated<A>(u) : activated<A>(load(gate + i, n - i)) * u, n - i);
   }
 }
 
@@ -624,9 +621,8 @@ INLINE void finish(const Linear& l, const Output& to, int64_t row, int64_t n, F 
   float* y = to.y + row * to.stride + n - to.first;
   const int64_t rest = l.out - n;
   if (rest <= 0) return;
-  if (l.bias != nullptr) v += rest >= L ? load(l.bias + n) : load(l.bias + n, rest);
-  if (to.add) v += rest >= L ? load(y) : load(y, rest);
-  store(y, v, rest);
+  if (l.bias != nullptr) v += load(l.bias + n, rest);
+  store(y, to.add ? v + load(y, rest) : v, rest);
 }
 
 #if LEVEL == 2
@@ -656,67 +652,48 @@ INLINE I word(const int8_t* q) {
 // Vectors of outputs at a time, so that sums stay in registers; a whole block where they fit, so that it is read in order.
 template <int M> constexpr int across() { return LEVEL == 2 ? (M <= 6 ? 4 : 2) : M <= 2 ? 4 : 2; }
 
-template <int M> static void int8_block(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n) {
-  constexpr int NB = across<M>();
-  for (int v0 = 0; v0 < 64 / L; v0 += NB) {
-    const uint8_t* w = static_cast<const uint8_t*>(l.weight) + n * in.width + v0 * 4 * L;
-    F total[M][NB] = {};
-    for (int64_t g = 0; g < in.groups; g++) {
-      I c[M][NB];
-      for (int m = 0; m < M; m++)
-        for (int v = 0; v < NB; v++) c[m][v] = start<128>(in.sums[(row + m) * in.groups + g]);
-      for (int64_t k = g * 64; k < g * 64 + 64; k += 4, w += 256) {
-        for (int m = 0; m < M; m++) {
-          const I x = word(in.q + (row + m) * in.width + k);
-          for (int v = 0; v < NB; v++) c[m][v] = dot<128>(c[m][v], get<I>(w + v * 4 * L), x);
-        }
-      }
-      for (int m = 0; m < M; m++)
-        for (int v = 0; v < NB; v++)
-          total[m][v] += __builtin_convertvector(c[m][v], F) * in.scales[(row + m) * in.groups + g];
-    }
-    for (int m = 0; m < M; m++)
-      for (int v = 0; v < NB; v++) {
-        const int64_t at = n + (v0 + v) * L;
-        finish(l, to, row + m, at, total[m][v] * load(l.scale + at));
-      }
-  }
-}
-
 INLINE F halves(const uint8_t* p) {  // half-precision numbers: the exponent's start is moved by a product
   const I bits = __builtin_convertvector(get<U16>(p), I);
   return (F)((bits & 0x8000) << 16 | (bits & 0x7fff) << 13) * 0x1p112f;
 }
 
-template <int M> static void int4_block(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n) {
-  constexpr int NB = across<M>();
+template <int M, int KIND> static void packed_block(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n) {
+  constexpr int NB = across<M>(), ZERO = KIND == INT8 ? 128 : 8, SCALES = KIND == INT8 ? 0 : 128, GROUP = KIND == INT8 ? 64 : 32;
+  constexpr int64_t SIZE = KIND == INT8 ? 64 * 64 : 1152;  // of a group in a block
   for (int v0 = 0; v0 < 64 / L; v0 += NB) {
-    const uint8_t* block = static_cast<const uint8_t*>(l.weight) + n / 64 * in.groups * 1152;
+    const uint8_t* block = static_cast<const uint8_t*>(l.weight) + n / 64 * in.groups * SIZE;
     F total[M][NB] = {};
-    for (int64_t g = 0; g < in.groups; g++, block += 1152) {
-      const uint8_t* w = block + 128 + v0 * 4 * L;
+    for (int64_t g = 0; g < in.groups; g++, block += SIZE) {
+      const int8_t* q = in.q + row * in.width + g * GROUP;
+      const uint8_t* w = block + SCALES + v0 * 4 * L;
       I c[M][NB];
       for (int m = 0; m < M; m++)
-        for (int v = 0; v < NB; v++) c[m][v] = start<8>(in.sums[(row + m) * in.groups + g]);
-      for (int j = 0; j < 4; j++, w += 256) {
+        for (int v = 0; v < NB; v++) c[m][v] = start<ZERO>(in.sums[(row + m) * in.groups + g]);
+      for (int j = 0; j < 16; j += KIND == INT8 ? 1 : 4, w += 256, q += 4) {
         I low[NB], high[NB];
         for (int v = 0; v < NB; v++) {
-          const I both = get<I>(w + v * 4 * L);
-          low[v] = both & 0x0f0f0f0f, high[v] = (both >> 4) & 0x0f0f0f0f;
+          low[v] = get<I>(w + v * 4 * L);
+          if constexpr (KIND == INT4) high[v] = (low[v] >> 4) & 0x0f0f0f0f, low[v] &= 0x0f0f0f0f;
         }
-        for (int m = 0; m < M; m++) {
-          const int8_t* q = in.q + (row + m) * in.width + g * 32 + j * 4;
-          for (int v = 0; v < NB; v++) c[m][v] = dot<8>(dot<8>(c[m][v], low[v], word(q)), high[v], word(q + 16));
-        }
-      }
-      for (int v = 0; v < NB; v++) {
-        const F scale = halves(block + (v0 + v) * 2 * L);
         for (int m = 0; m < M; m++)
-          total[m][v] += __builtin_convertvector(c[m][v], F) * (scale * in.scales[(row + m) * in.groups + g]);
+          for (int v = 0; v < NB; v++) {
+            c[m][v] = dot<ZERO>(c[m][v], low[v], word(q + m * in.width));
+            if constexpr (KIND == INT4) c[m][v] = dot<ZERO>(c[m][v], high[v], word(q + m * in.width + 16));
+          }
       }
+      for (int v = 0; v < NB; v++)
+        for (int m = 0; m < M; m++) {
+          const F sum = __builtin_convertvector(c[m][v], F);
+          const float scale = in.scales[(row + m) * in.groups + g];
+          if constexpr (KIND == INT8) total[m][v] += sum * scale;
+          else total[m][v] += sum * (halves(block + (v0 + v) * 2 * L) * scale);
+        }
     }
     for (int m = 0; m < M; m++)
-      for (int v = 0; v < NB; v++) finish(l, to, row + m, n + (v0 + v) * L, total[m][v]);
+      for (int v = 0; v < NB; v++) {
+        const int64_t at = n + (v0 + v) * L;
+        finish(l, to, row + m, at, KIND == INT8 ? total[m][v] * load(l.scale + at) : total[m][v]);
+      }
   }
 }
 
@@ -779,8 +756,8 @@ static void some_rows(const Linear& l, const Input& in, int64_t row, const Outpu
   switch (l.kind) {
     case FP32: for (int64_t n = first; n < last; n += R) weight_rows<M, R, float>(l, in, row, to, n); break;
     case BF16: for (int64_t n = first; n < last; n += R) weight_rows<M, R, uint16_t>(l, in, row, to, n); break;
-    case INT8: for (int64_t n = first; n < last; n += 64) int8_block<M>(l, in, row, to, n); break;
-    case INT4: for (int64_t n = first; n < last; n += 64) int4_block<M>(l, in, row, to, n); break;
+    case INT8: for (int64_t n = first; n < last; n += 64) packed_block<M, INT8>(l, in, row, to, n); break;
+    case INT4: for (int64_t n = first; n < last; n += 64) packed_block<M, INT4>(l, in, row, to, n); break;
   }
 }
 
@@ -974,12 +951,13 @@ static void write(uint16_t* to, const float* x, int64_t n) {  // to the nearest 
   }
 }
 
-template <class T> INLINE float product(const float* q, const T* k, int64_t dim) {
-  F c = F{};
-  int64_t d = 0;
-  for (; d + L <= dim; d += L) c += load(q + d) * load(k + d);
-  if (d < dim) c += load(q + d, dim - d) * load(k + d, dim - d);
-  return sum(c);
+template <class T> INLINE F products(const float* q, const T* const (&k)[4], int64_t dim) {  // with four keys
+  F c[4] = {};
+  for (int64_t d = 0; d < dim; d += L) {
+    const F x = load(q + d, dim - d);
+    for (int i = 0; i < 4; i++) c[i] += x * load(k[i] + d, dim - d);
+  }
+  return sums(c[0], c[1], c[2], c[3]);
 }
 
 struct Keys {  // where a sequence's keys and values lie
@@ -1008,26 +986,31 @@ struct Query {
 
 template <class T>
 static void look(const Attention& a, const Keys& where, const Query& at, const T* keys, const T* values, float* p, float* out) {
-  float peak = -INFINITY;
-  for (int64_t t = 0; t < where.count; t++) {
-    if (at.mask != nullptr && !at.mask[t]) {
-      p[t] = -INFINITY;
-      continue;
-    }
-    float s = product(at.q, keys + where[t], a.head_dim) * a.scale;
-    if (a.softcap != 0) s = a.softcap * std::tanh(s / a.softcap);
-    if (at.bias != nullptr) s += at.bias[t];
-    p[t] = s;
-    peak = s > peak ? s : peak;
+  for (int64_t t = 0; t < where.count; t += 4) {  // p has room for whole vectors
+    const T* k[4];
+    for (int64_t i = 0; i < 4; i++) k[i] = keys + where[t + i < where.count ? t + i : t];
+    const F s = products(at.q, k, a.head_dim) * a.scale;
+    std::memcpy(p + t, &s, 4 * sizeof(float));
   }
-  F total = F{};
+  F peak = all(-INFINITY), total = F{};
   for (int64_t t = 0; t < where.count; t += L) {
-    const int64_t rest = where.count - t;
-    F s = rest >= L ? load(p + t) : load(p + t, rest);
-    s = s == -INFINITY ? F{} : exp(s - peak);
-    store(p + t, s, rest);
-    if (rest >= L) total += s;
-    else for (int64_t i = 0; i < rest; i++) total[0] += s[i];
+    const int64_t rest = where.count - t < L ? where.count - t : L;
+    F s = load(p + t);
+    if (a.softcap != 0) s = a.softcap * tanh(s / a.softcap);
+    if (at.bias != nullptr) s += load(at.bias + t, rest);
+    if (at.mask != nullptr || rest < L)
+      for (int64_t i = 0; i < L; i++)
+        if (i >= rest || (at.mask != nullptr && !at.mask[t + i])) s[i] = -INFINITY;
+    put(p + t, s);
+    peak = most(peak, s);
+  }
+  float highest = peak[0];
+  for (int i = 1; i < L; i++) highest = peak[i] > highest ? peak[i] : highest;
+  for (int64_t t = 0; t < where.count; t += L) {
+    F s = load(p + t);
+    s = s == -INFINITY ? F{} : exp(s - highest);
+    put(p + t, s);
+    total += s;
   }
   int64_t d = 0;
   for (; d + 4 * L <= a.head_dim; d += 4 * L) mixed<4>(p, values + d, where, out + d);
@@ -1062,17 +1045,17 @@ static void look_all(Share share, const Attention& a, const View& v, const float
   const int64_t dim = a.head_dim, group = a.heads / a.kv_heads;
   int64_t first, last;
   share.of(v.rows * a.heads, first, last);
-  for (int64_t i = first; i < last; i++) {
-    const int64_t r = i / a.heads, h = i % a.heads, b = r / v.length, t = r % v.length;
+  for (int64_t i = first; i < last; i++) {  // tokens innermost: the keys of a head stay in the cache
+    const int64_t b = i / (v.length * a.heads), h = i / v.length % a.heads, t = i % v.length;
     const int64_t* origins = v.origins == nullptr ? nullptr : v.origins + b * v.origin_by_row;
     const bool each = origins != nullptr && v.origin_by_key;  // else all keys lie in one row
     const int64_t row = each ? 0 : origins != nullptr ? *origins : b;
     const Keys where{v.keys, v.by_key, each ? origins : nullptr, v.origin_by_key, v.by_row};
-    const int64_t at = row * v.by_row + h / group * v.by_head;
+    const int64_t at = row * v.by_row + h / group * v.by_head, place = ((b * v.length + t) * a.heads + h) * dim;
     const uint8_t* mask = v.mask == nullptr ? nullptr : v.mask + b * v.mask_by_row + t * v.mask_by_token;
     const float* bias =
         v.bias == nullptr ? nullptr : v.bias + b * v.bias_by_row + h * v.bias_by_head + t * v.bias_by_token;
-    look(a, where, {q + i * dim, mask, bias}, keys + at, values + at, p, out + i * dim);
+    look(a, where, {q + place, mask, bias}, keys + at, values + at, p, out + place);
   }
 }
 
