@@ -18,6 +18,7 @@ from regard.adapt.adapters import (
 from regard.adapt.config import AdapterConfig, IA3Config, LoraConfig, PrefixTuningConfig, TaskType
 from regard.adapt.files import load_adapter, read_config, save_adapter
 from regard.adapt.quantize import dequantize, quantize
+from regard.adapt.shrink import shrink
 from regard.adapt.surgery import Site, find, replace, restore, sites
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "restore",
     "save_adapter",
     "set_active",
+    "shrink",
     "sites",
     "trainable",
     "unload",

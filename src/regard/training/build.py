@@ -97,6 +97,8 @@ def _check_start(recipe: Recipe) -> None:
         )
     if recipe.adapter and not isinstance(recipe.model, str):
         raise ValueError("adapter is given beside a new model, which would not learn then; leave the adapter out")
+    if recipe.shrink and not isinstance(recipe.model, str):
+        raise ValueError("shrink is given beside a new model; make that one small in [model]")
     if recipe.tokenizer and isinstance(recipe.model, str):
         raise ValueError("tokenizer is given beside a checkpoint, which has its own; leave it out")
 
@@ -142,7 +144,7 @@ def _model(recipe: Recipe, kind: Kind, parts: Parts, options: Mapping[str, Any])
     elif kind.head == "classification":
         count = int(np.size(column_of(parts.rows["train"], label_column(parts.how, kind))[0]))  # numbers a row
     if isinstance(recipe.model, str):
-        model = _loaded(recipe, recipe.model, kind, count)
+        model = _shrunk(recipe, _loaded(recipe, recipe.model, kind, count), kind, parts)
     else:
         model = _new(recipe, recipe.model, kind, parts, count)
     if labels is not None:
@@ -164,6 +166,15 @@ def _loaded(recipe: Recipe, ref: str, kind: Kind, count: int | None) -> Model:
     if recipe.adapter and adapt.trainable(model)[0] < adapt.trainable(model)[1]:
         raise ValueError(f"adapter: {ref} has one already; merge it first, or start from the model that it belongs to")
     return model
+
+
+def _shrunk(recipe: Recipe, model: Model, kind: Kind, parts: Parts) -> Model:
+    unknown = sorted(set(recipe.shrink) - {"layers", "vocabulary"})
+    if unknown:
+        raise ValueError(f"shrink has no option {unknown[0]!r}; allowed: layers, vocabulary")
+    rows = parts.rows["train"]
+    texts = (text for column in kind.columns(rows, parts.how) for text in _words(rows, column))
+    return adapt.shrink(model, **recipe.shrink, texts=texts) if recipe.shrink else model
 
 
 def _new(recipe: Recipe, fields: Mapping[str, Any], kind: Kind, parts: Parts, count: int | None) -> Model:
@@ -250,6 +261,8 @@ def prepared(
     learn = name == "train" if learn is None else learn
     if not learn and "block" in how:
         how["stride"] = how["block"]  # to be judged on, each token once
+    if not learn:
+        how.pop("augment", None)
     try:
         with parts.located(name):
             return kind.rows(parts.rows[name], model, parts.labels, **how)

@@ -21,6 +21,7 @@ class Recipe:
 
     - `objective`: a name, or a table with a name and options;
     - `model`: what to start from (a folder, a hub id), or a table of config.json fields for a new model;
+    - `shrink`: `layers` (numbers) and `vocabulary` (tokens) to keep of the model to start from;
     - `tokenizer`: a folder, "characters", or a table {kind, vocab_size} to train one;
     - `data`: `train`, `valid`, `test` (files, or a part such as 0.1) and what their columns mean;
     - `train`: the options of `TrainConfig`; `adapter`: LoRA and its relatives; `metrics`: names;
@@ -30,6 +31,7 @@ class Recipe:
 
     objective: str | Mapping[str, Any] = "causal-lm"
     model: str | Mapping[str, Any] = ""
+    shrink: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: str | Mapping[str, Any] = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +79,7 @@ def read_recipe(source: str | Path, changes: Iterable[str] = (), *, objectives: 
         raise ValueError(f"{source}: there is no table {unknown[0]!r} in a recipe{_near(unknown[0], known)}")
     if "metrics" in values:
         values["metrics"] = (values["metrics"],) if isinstance(values["metrics"], str) else tuple(values["metrics"])
-    for name in ("data", "train", "adapter", "search", "sweep", "about"):
+    for name in ("shrink", "data", "train", "adapter", "search", "sweep", "about"):
         if not isinstance(values.get(name, {}), dict):
             raise ValueError(
                 f"{source}: {name} is {values[name]!r}; allowed: a table, as in [{name}] or {name}.key=value"
