@@ -15,7 +15,7 @@ from tests.house.source import SRC, Module, families, modules
 
 # Larger sizes that were agreed on, each with its reason: "path" or "path:function" -> size.
 ALLOWED: dict[str, int] = {
-    "models/wav2vec2.py": 180,  # tree, rules and heads of two families, of which hubert.py needs only a few lines
+    "models/wav2vec2.py": 178,  # tree, rules and heads of two families, of which hubert.py needs only a few lines
 }
 
 FOUND = modules()

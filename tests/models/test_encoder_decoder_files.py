@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import regard
 from regard.models.base import Raw
+from regard.models.model import shift_right
 from regard.models.registry import families
 
 pytest.importorskip("transformers", reason="the reference library is not installed (extra: oracle)")
@@ -198,6 +199,22 @@ def test_mbart_begins_with_the_language_code_of_the_end(length):
     rows = torch.cat([ids[0], ids[1, :length]])
     packed = ours.shifted(rows, lengths=[6, length])
     assert torch.equal(packed, torch.cat([expected[0], expected[1, :length]]))
+
+
+@pytest.mark.parametrize("start", [9, None])
+def test_every_sequence_moves_right_by_one(start):
+    """Against a loop over rows, with padding on either side or in between, and rows that are all padding."""
+    draw = torch.Generator().manual_seed(0)
+    ids, mask = torch.randint(10, 99, (40, 7), generator=draw), torch.rand(40, 7, generator=draw) < 0.6
+    mask[3] = False
+    ours = shift_right(ids, start, mask)
+    for row, real, found in zip(ids.tolist(), mask.tolist(), ours.tolist(), strict=True):
+        kept = [token for token, is_real in zip(row, real, strict=True) if is_real]
+        moved = iter([start or kept[-1], *kept[:-1]] if kept else [])
+        assert found == [next(moved) if is_real else token for token, is_real in zip(row, real, strict=True)]
+    lengths = mask.sum(1).tolist()
+    assert torch.equal(shift_right(ids[mask], start, lengths=lengths), ours[mask])
+    assert torch.equal(shift_right(ids, start), shift_right(ids, start, torch.ones_like(mask)))
 
 
 @pytest.mark.parametrize("model_type", ["bart", "mbart", "pegasus", "marian", "t5", "mt5"])

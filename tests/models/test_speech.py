@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import regard
 from regard.checkpoint.load import from_config
+from regard.config import RunsConfig
 from regard.models.registry import families
 from regard.preprocess.audio import AudioProcessor
+from regard.senses.audio import hidden_runs
 from tests.models import oracle
 
 pytest.importorskip("transformers", reason="the reference library is not installed (extra: oracle)")
@@ -126,6 +128,69 @@ def test_hidden_frames_equal_the_reference_s(family):
     x = torch.stack(oracle.random_rows(theirs, (11, 11)))
     hidden = torch.rand(2, ours.encoder.front.frames(x.shape[1])) < 0.3
     oracle.close(ours(x, mask_time_indices=hidden)[0], theirs(x, mask_time_indices=hidden)[0])
+
+
+SPEC = {"apply_spec_augment": True, "mask_time_prob": 0.3, "mask_time_length": 3, "mask_feature_prob": 0.2}
+SPEC |= {"mask_feature_length": 2, "layerdrop": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "name"), [("wav2vec2", "Wav2Vec2"), ("hubert", "Hubert"), ("whisper", "Whisper")])
+def test_what_training_hides_is_what_the_reference_hides(family, name, tmp_path, monkeypatch):
+    """The reference draws from numpy; with our draws in its place, both learn from the same."""
+    import sys
+
+    import transformers
+
+    fields = {**families()[family].tiny[family], **SPEC}
+    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    for field in [f for f in vars(config) if "dropout" in f]:
+        setattr(config, field, 0.0)
+    theirs = getattr(transformers, f"{name}Model")._from_config(config, attn_implementation="eager").train()
+    theirs.save_pretrained(tmp_path)
+    ours, asked = regard.load(tmp_path).train(), []
+
+    def draw(shape, mask_prob, mask_length, attention_mask=None, min_masks=0):
+        asked.append((mask_prob, mask_length, min_masks))
+        return hidden_runs(RunsConfig(part=mask_prob, span=mask_length, least=min_masks), [shape[1]] * shape[0]).numpy()
+
+    drawn = sys.modules[type(theirs).__module__]._compute_mask_indices
+    monkeypatch.setattr(sys.modules[type(theirs).__module__], "_compute_mask_indices", draw)
+    x = torch.stack(oracle.random_rows(theirs, (11, 11)))
+    words = {"decoder_input_ids": torch.tensor([[2, 7, 9], [2, 8, 8]])} if family == "whisper" else {}
+    for seed in range(4):
+        torch.manual_seed(seed)
+        wanted = theirs(x.clone(), **words).last_hidden_state
+        torch.manual_seed(seed)
+        found = ours(x, **words).last_hidden_state
+        oracle.close(found, wanted)
+        assert not torch.allclose(found, ours.eval()(x, **words).last_hidden_state)
+        ours.train()
+    assert asked[:2] == [(0.3, 3, 2), (0.2, 2, 0)]
+    for part, span, least in [(0.3, 3, 2), (0.065, 10, 2), (0.5, 7, 0)]:  # and ours hide as much as its own do
+        runs = RunsConfig(part=part, span=span, least=least)
+        both = np.zeros((2, 400))
+        np.random.seed(0)
+        for i in range(400):
+            mask = torch.arange(60) < torch.tensor([[60], [41], [5]])
+            kept = drawn((3, 60), part, span, mask, min_masks=least)[:2]  # of a row shorter than a run it hides padding
+            both[:, i] = kept.mean(), hidden_runs(runs, [60, 41, 5])[:2].float().mean()
+        spread = both.std(1) / 20
+        assert abs(both[0].mean() - both[1].mean()) < 4 * np.hypot(*spread)
+
+
+@pytest.mark.parametrize(("family", "default"), [("wav2vec2", True), ("hubert", True), ("whisper", False)])
+def test_whether_training_hides_where_nothing_is_said(family, default):
+    import transformers
+
+    tiny = dict(families()[family].tiny[family])
+    assert transformers.AutoConfig.for_model(family).apply_spec_augment is default
+    front = regard.from_config(tiny).config.encoder.front
+    assert front.hidden_channels is None
+    assert front.hidden_moments == (RunsConfig(part=0.05, span=10, least=2) if default else None)
+    assert regard.from_config({**tiny, "apply_spec_augment": False}).config.encoder.front.hidden_moments is None
+    with pytest.raises(ValueError, match="mask_time_length is 0"):
+        regard.from_config({**tiny, "mask_time_length": 0})
 
 
 def rewritten(folder, tmp_path, change):

@@ -15,10 +15,11 @@ from regard.config import (
     MelConfig,
     MixedStackConfig,
     NormConfig,
+    RunsConfig,
     WaveformConfig,
 )
 from regard.nn import build
-from regard.senses.audio import WeightNormConv, every
+from regard.senses.audio import WeightNormConv, every, hidden_runs
 
 SMALL = WaveformConfig(dim=8, convs=((6, 5, 3), (4, 3, 2), (6, 2, 2)), position_kernel=6, position_groups=2)
 
@@ -77,6 +78,52 @@ def test_hidden_frames_become_one_vector():
     torch.testing.assert_close(seen[1][1, 5:], seen[0][1, 5:])
     with pytest.raises(ValueError, match="mask_time_indices"):
         build(SMALL)(x, mask_time_indices=hidden)
+
+
+def test_runs_are_as_long_and_as_many_as_asked_for():
+    config, lengths = RunsConfig(part=0.3, span=4, least=1), [40, 9, 4, 3, 40]
+    counts = []
+    for seed in range(300):
+        torch.manual_seed(seed)
+        hidden = hidden_runs(config, lengths)
+        torch.manual_seed(seed)
+        assert torch.equal(hidden, hidden_runs(config, lengths))
+        for row, length in zip(hidden.tolist(), lengths, strict=True):
+            assert not any(row[length:]) and (length < 4) is not any(row)
+            runs = "".join("x" if mark else " " for mark in row).split()
+            assert all(len(run) >= 4 for run in runs)
+        counts.append(float(hidden[0].float().mean()))
+    assert 0.8 * 0.3 < sum(counts) / 300 < 0.3  # some runs overlap
+    assert not hidden_runs(config.replace(part=0.0, least=0), lengths).any()
+
+
+def test_what_is_hidden_while_training_is_hidden_by_row_in_any_layout():
+    """The vector for hidden moments, zeros in hidden channels; nothing in evaluation."""
+    moments, channels = RunsConfig(part=0.4, span=2), RunsConfig(part=0.4, span=3)
+    front = build(SMALL.replace(masking=True, hidden_moments=moments, hidden_channels=channels, conv_norm="layer"))
+    rows = [torch.randn(n) for n in (90, 200, 200, 70)]
+    seen = []
+    front.position.register_forward_pre_hook(lambda module, args: seen.extend(args[0].mT))
+    lengths = [len(row) for row in rows]
+    front.eval()(torch.cat(rows), lengths=lengths)
+    plain = [x.detach() for x in seen]
+    seen.clear()
+    torch.manual_seed(7)
+    front.train()(torch.cat(rows), lengths=lengths)
+    torch.manual_seed(7)
+    counts = [front.frames(n) for n in lengths]
+    when, which = hidden_runs(moments, counts), hidden_runs(channels, [8] * 4)
+    assert when.any() and which.any()
+    for i, (was, now) in enumerate(zip(plain, seen, strict=True)):
+        expected = torch.where(when[i, : len(was), None], front.masked, was).masked_fill(which[i], 0)
+        torch.testing.assert_close(now, expected)
+    given, found = torch.zeros(4, max(counts), dtype=torch.bool), seen.copy()
+    seen.clear()
+    front(torch.cat(rows), lengths=lengths, mask_time_indices=given)  # what is given is not drawn
+    assert any(not torch.equal(a, b) for a, b in zip(seen, found, strict=True))
+    assert not any(torch.isclose(x, front.masked).all(-1).any() for x in seen)
+    with pytest.raises(ValueError, match="hidden_moments"):
+        build(SMALL.replace(hidden_moments=moments))
 
 
 def test_new_mel_positions_are_sines_then_cosines():

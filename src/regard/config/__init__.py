@@ -5,7 +5,7 @@ here only if two families need it; a lone quirk is a subclass in the family's ow
 device, kernel, cache, quantization, adapters) may enter. This room imports no torch.
 """
 
-from regard.config.audio import CTCHeadConfig, MelConfig, WaveformConfig
+from regard.config.audio import CTCHeadConfig, MelConfig, RunsConfig, WaveformConfig
 from regard.config.base import MAX_LAYERS, MAX_SIZE, Config
 from regard.config.layer import (
     Activation,
@@ -100,6 +100,7 @@ __all__ = [
     "RelativeBiasConfig",
     "RopeConfig",
     "RopeScaling",
+    "RunsConfig",
     "Segments",
     "SinusoidalPositions",
     "SpanHeadConfig",

@@ -147,7 +147,10 @@ class FeedForwardConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class MoEConfig(Config):
-    """`top_k` of `num_experts` feed-forwards per token (2101.03961); with `renormalise` their weights sum to 1."""
+    """`top_k` of `num_experts` feed-forwards per token (2101.03961); with `renormalise` their weights sum to 1.
+
+    `balance` times the load-balance loss of all layers together is added to what is learnt.
+    """
 
     num_experts: int
     top_k: int
@@ -210,7 +213,10 @@ class AlibiConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig(Config):
-    """Layers one after another. `schedule` is the order in which they run, repeats sharing weights (ALBERT)."""
+    """Layers one after another. `schedule` is the order in which they run, repeats sharing weights (ALBERT).
+
+    `layer_drop` is how likely a layer is left out of a whole batch in training (LayerDrop, 1909.11556).
+    """
 
     dim: int
     layers: tuple[LayerConfig, ...]
@@ -219,9 +225,11 @@ class StackConfig(Config):
     bias: RelativeBiasConfig | AlibiConfig | None = None
     final_norm: NormConfig | None = None
     dropout: float = 0.0
+    layer_drop: float = 0.0
 
     def check(self) -> None:
         self.require(self.dim > 0, "dim", "at least 1")
+        self.require(0 <= self.layer_drop < 1, "layer_drop", "0 to below 1")
         if len(self.layers) > MAX_LAYERS:
             raise ValueError(f"StackConfig.layers has {len(self.layers)} layers; allowed: at most {MAX_LAYERS}")
         ok = self.schedule is None or all(0 <= i < len(self.layers) for i in self.schedule)

@@ -119,6 +119,7 @@ class SpanHeadConfig(HeadConfig):
     """Start and end scores per token (extractive question answering)."""
 
     bias: bool = True
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,8 +69,8 @@ def tower(raw: Raw, side: Literal["encoder", "decoder"], front: EmbeddingConfig,
         dropout=raw.rate("dropout", 0.1),
     )
     layers, mask = (layer,) * raw.layers(f"{side}_layers"), Causal() if side == "decoder" else None
-    final = layer.norm if pre else None
-    return TowerConfig(front=front, stack=StackConfig(dim=dim, layers=layers, mask=mask, final_norm=final))
+    stack = StackConfig(dim=dim, layers=layers, mask=mask, final_norm=layer.norm if pre else None)
+    return TowerConfig(front=front, stack=stack.replace(layer_drop=raw.rate(f"{side}_layerdrop")))
 
 
 def model(

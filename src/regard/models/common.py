@@ -19,6 +19,7 @@ from regard.config import (
     ModelConfig,
     RopeConfig,
     RopeScaling,
+    RunsConfig,
     SpanHeadConfig,
     StackConfig,
     TokenHeadConfig,
@@ -61,6 +62,16 @@ def deepening(raw: Raw, stages: Sequence[StackConfig], rate: float = 0.0) -> tup
     most, count = raw.rate("drop_path_rate", rate), sum(len(stage.layers) for stage in stages)
     rates = iter([most * i / max(1, count - 1) for i in range(count)])
     return tuple(s.replace(layers=tuple(layer.replace(drop_path=next(rates)) for layer in s.layers)) for s in stages)
+
+
+def hidden_runs(raw: Raw, axis: str, part: float, least: int, *, applied: bool) -> RunsConfig | None:
+    """What is hidden of "time" or "feature" while training; `applied`: also where the file does not say so."""
+    runs = RunsConfig(
+        part=raw.rate(f"mask_{axis}_prob", part),
+        span=raw.integer(f"mask_{axis}_length", 10),
+        least=raw.integer(f"mask_{axis}_min_masks", least, low=0),
+    )
+    return runs if runs.part and raw.flag("apply_spec_augment", applied) else None
 
 
 def task_head(raw: Raw, kind: HeadKind, *, dropout: float = 0.0, bias: bool = True) -> HeadConfig:

@@ -26,11 +26,15 @@ def _forward(raw: Raw) -> FeedForwardConfig:
 
 
 def layer(raw: Raw) -> LayerConfig:
-    """ViT's layer with scaled branches."""
+    """ViT's layer with scaled branches, of which nothing is dropped but the whole."""
     plain = vit.layer(raw.over({"intermediate_size": 1}))
     start = raw.number("layerscale_value", 1.0)
     return plain.replace(
-        feed_forward=_forward(raw), scale="layer", scale_init=start, drop_path=raw.rate("drop_path_rate")
+        feed_forward=_forward(raw),
+        scale="layer",
+        scale_init=start,
+        dropout=0.0,
+        drop_path=raw.rate("drop_path_rate"),
     )
 
 

@@ -5,6 +5,8 @@ Labels of a sequence come through a dense with ReLU.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from regard.config import (
     AttentionConfig,
     EmbeddingConfig,
@@ -13,18 +15,32 @@ from regard.config import (
     LearnedPositions,
     ModelConfig,
     NormConfig,
+    SpanHeadConfig,
     StackConfig,
     TransformConfig,
 )
 from regard.models import bert
 from regard.models.base import Family, HeadKind, Raw, Rule
 from regard.models.common import architectures, encoder, encoder_head_rules, head_dim
+from regard.nn import Layer, builds
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnevenLayerConfig(LayerConfig):
+    """A layer that drops nothing of what its attention adds."""
+
+
+@builds(UnevenLayerConfig)
+def uneven(config: UnevenLayerConfig, dim: int) -> Layer:
+    layer = Layer(config, dim)
+    layer.attn.config = config.replace(dropout=0.0)
+    return layer
 
 
 def config(raw: Raw, head: HeadKind) -> ModelConfig:
     dim, heads, drop = raw.integer("dim", 768), raw.integer("n_heads", 12), raw.rate("dropout", 0.1)
     norm, activation = NormConfig(eps=1e-12), raw.activation("activation", "gelu")
-    layer = LayerConfig(
+    layer = UnevenLayerConfig(
         norm=norm,
         order="post",
         dropout=drop,
@@ -41,7 +57,7 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
         norm=norm,
         dropout=drop,
     )
-    return encoder(
+    model = encoder(
         raw,
         head,
         front,
@@ -52,6 +68,9 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
         dropout=raw.rate("seq_classif_dropout", 0.2) if head == "classification" else drop,
         tokens=raw.tokens(pad=0),
     )
+    if isinstance(model.head, SpanHeadConfig):
+        return model.replace(head=model.head.replace(dropout=raw.rate("qa_dropout", 0.1)))
+    return model
 
 
 def backbone(raw: Raw) -> list[Rule]:

@@ -41,10 +41,11 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
         vocab_size=vocab_size, dim=dim, positions=LearnedPositions(size=length), dropout=raw.rate("embd_pdrop", 0.1)
     )
     stack = StackConfig(dim=dim, layers=(layer,) * raw.layers("n_layer"), mask=Causal(), final_norm=norm)
+    labels = raw.rate("classifier_dropout", raw.rate("hidden_dropout", 0.1))
     tied = head == "causal-lm" and raw.flag("tie_word_embeddings", True)
     return ModelConfig(
         decoder=TowerConfig(front=front, stack=stack),
-        head=decoder_head(raw, head, vocab_size, dropout=drop),
+        head=decoder_head(raw, head, vocab_size, dropout=labels),
         tied=(("head.out.weight", "decoder.front.token.weight"),) if tied else (),
         tokens=raw.tokens(bos=50256, eos=50256),
         init=InitConfig(std=raw.number("initializer_range", 0.02), residual=True),

@@ -16,11 +16,17 @@ from regard.config import ModelConfig, TowerConfig
 from regard.config.vision import DualConfig, QueriedConfig
 from regard.nn import Context, KVCache, LanguageHead, Stack, build, builds, initialise
 from regard.nn.context import with_memory
+from regard.nn.feed_forward import balance
 from regard.nn.head import Ends
 
 
 class Output(dict[str, Any]):
-    """Results by name, attribute or number: `out["logits"]`, `out.logits`, `out[0]`."""
+    """Results by name, attribute or number: `out["logits"]`, `out.logits`, `out[0]`.
+
+    `losses` are what layers add to what is learnt, while training.
+    """
+
+    losses: Sequence[Tensor] = ()
 
     def __getattr__(self, name: str) -> Any:
         if name in self:
@@ -46,26 +52,34 @@ class Tower(nn.Module):
         if memory is not None:
             memory = memory if ctx.lengths is not None else memory.padded()
             with_memory(ctx, memory.hidden, memory.valid, memory.lengths)
-        return self.stack(x, ctx), ctx
+            ctx.losses += memory.losses
+        hidden = self.stack(x, ctx)
+        ctx.losses += balance(ctx.routes)
+        return hidden, ctx
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What an encoder made of its input, for a decoder to look at: (B, S, C) with valid (B, S), or packed (M, C)."""
+    """What an encoder made of its input, for a decoder to look at: (B, S, C) with valid (B, S), or packed (M, C).
+
+    `losses` are those of the encoder's layers.
+    """
 
     hidden: Tensor
     valid: Tensor | None = None
     lengths: tuple[int, ...] | None = None
     ids: Tensor | None = None
+    losses: tuple[Tensor, ...] = ()
 
     def padded(self) -> Memory:
         """The same with one row per sequence."""
         if self.lengths is None:
             return self
-        rows = nn.utils.rnn.pad_sequence(self.hidden.split(list(self.lengths)), batch_first=True)
-        lengths = torch.tensor(self.lengths, device=rows.device)
-        valid = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
-        return Memory(rows, None if bool(valid.all()) else valid)
+        lengths = torch.tensor(self.lengths, device=self.hidden.device)
+        valid = torch.arange(max(self.lengths), device=lengths.device) < lengths[:, None]
+        rows = self.hidden.new_zeros(*valid.shape, self.hidden.shape[-1])
+        rows[valid] = self.hidden  # at once: the gradient of row by row copies all of it for each
+        return Memory(rows, None if bool(valid.all()) else valid, losses=self.losses)
 
     def select(self, rows: Tensor) -> Memory:
         """Rows of a padded memory, some perhaps several times."""
@@ -157,7 +171,7 @@ class SingleTower(Model):
         Returns `last_hidden_state` and what the head gives, such as `logits`.
         """
         hidden, ctx = self.hidden(*inputs, **named)
-        return _output(self.head(hidden, Ends(ctx, ctx.ids, self.config.tokens.eos)), hidden)
+        return _output(self.head(hidden, Ends(ctx, ctx.ids, self.config.tokens.eos)), hidden, ctx.losses)
 
 
 class EncoderDecoder(Model):
@@ -174,7 +188,7 @@ class EncoderDecoder(Model):
     def encode(self, *inputs: Any, **named: Any) -> Memory:
         """Read what the encoder's front-end takes: (B, S) ids, packed (M,) with `lengths`, ..."""
         hidden, ctx = self.encoder(*inputs, **named)
-        return Memory(hidden, ctx.groups[0].q_valid, ctx.lengths, ctx.ids)
+        return Memory(hidden, ctx.groups[0].q_valid, ctx.lengths, ctx.ids, tuple(ctx.losses))
 
     def hidden(
         self,
@@ -224,8 +238,9 @@ class EncoderDecoder(Model):
         hidden, ctx = self.hidden(
             decoder_input_ids, memory, decoder_attention_mask, lengths=decoder_lengths, cache=cache
         )
-        out = _output(self.head(hidden, Ends(ctx, memory.ids, self.config.tokens.eos)), hidden)
-        return Output(out, encoder_last_hidden_state=memory.hidden)
+        out = _output(self.head(hidden, Ends(ctx, memory.ids, self.config.tokens.eos)), hidden, ctx.losses)
+        out["encoder_last_hidden_state"] = memory.hidden
+        return out
 
 
 class DualEncoder(Model):
@@ -240,15 +255,22 @@ class DualEncoder(Model):
 
     def get_image_features(self, pixel_values: Tensor, **named: Any) -> Tensor:
         """One vector per image (B, D), not normed; arguments are those of the front-end for images."""
-        hidden, ctx = self.vision(pixel_values, **named)
-        return self.head.image(hidden, Ends(ctx))
+        return self._image(pixel_values, **named)[0]
+
+    def _image(self, *inputs: Any, **named: Any) -> tuple[Tensor, list[Tensor]]:
+        """Vectors, and losses that layers add."""
+        hidden, ctx = self.vision(*inputs, **named)
+        return self.head.image(hidden, Ends(ctx)), ctx.losses
 
     def get_text_features(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **named: Any
     ) -> Tensor:
         """One vector per text (B, D), not normed; arguments are those of the front-end for text."""
-        hidden, ctx = self.text(input_ids, attention_mask, **named)
-        return self.head.text(hidden, Ends(ctx, ctx.ids, self.config.tokens.eos))
+        return self._text(input_ids, attention_mask, **named)[0]
+
+    def _text(self, *inputs: Any, **named: Any) -> tuple[Tensor, list[Tensor]]:
+        hidden, ctx = self.text(*inputs, **named)
+        return self.head.text(hidden, Ends(ctx, ctx.ids, self.config.tokens.eos)), ctx.losses
 
     def forward(
         self,
@@ -264,9 +286,11 @@ class DualEncoder(Model):
 
         Returns `logits_per_image` (M, N), `logits_per_text` (N, M), `text_embeds` and `image_embeds`, both normed.
         """
-        image = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
-        text = self.get_text_features(input_ids, attention_mask, position_ids=position_ids, lengths=lengths)
-        return Output(self.head(image, text))
+        image, seen = self._image(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        text, read = self._text(input_ids, attention_mask, position_ids=position_ids, lengths=lengths)
+        out = Output(self.head(image, text))
+        out.losses = seen + read
+        return out
 
 
 class QueryModel(Model):
@@ -282,15 +306,18 @@ class QueryModel(Model):
         """
         seen, ctx = self.encoder(pixel_values, pixel_mask)
         hidden, asked = self.decoder(seen, ctx)
-        out = _output(self.head(hidden, Ends(asked)), hidden)
-        return Output({**out, "encoder_last_hidden_state": seen, **out})  # a head may have a map of it
+        out = _output(self.head(hidden, Ends(asked)), hidden, ctx.losses + asked.losses)
+        out.setdefault("encoder_last_hidden_state", seen)  # a head may have a map of it
+        return out
 
 
-def _output(found: dict[str, Tensor], hidden: Tensor) -> Output:
+def _output(found: dict[str, Tensor], hidden: Tensor, losses: Sequence[Tensor]) -> Output:
     scores = {name: value for name, value in found.items() if name != "pooler_output"}
     rest = {name: value for name, value in found.items() if name == "pooler_output"}
     scores.setdefault("last_hidden_state", hidden)  # a head may give the states another shape
-    return Output({**scores, **rest})
+    out = Output({**scores, **rest})
+    out.losses = losses
+    return out
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> Model:
@@ -309,16 +336,16 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Model:
 
 
 def shift_right(
-    ids: Tensor, start: int | None, mask: Tensor | None = None, lengths: Sequence[int] | None = None
+    ids: Tensor, start: int | None, mask: Tensor | None = None, lengths: Sequence[int] | Tensor | None = None
 ) -> Tensor:
     """Every sequence moved by one, with `start` in front; None puts its last token there (a language code)."""
-    rows = list(ids.split(list(lengths))) if lengths is not None else list(ids)
-    marks = [torch.ones_like(row, dtype=torch.bool) for row in rows] if mask is None else list(mask.bool())
-    shifted = []
-    for row, real in zip(rows, marks, strict=True):
-        new = row.clone()
-        new[real] = row[real].roll(1)  # the last real token comes first ...
-        if start is not None:
-            new[real.int().argmax()] = start  # ... unless the model has its own start
-        shifted.append(new)
-    return torch.cat(shifted) if lengths is not None else torch.stack(shifted)
+    if mask is not None:  # real tokens end to end
+        real, new = mask.bool(), ids.clone()
+        new[real] = shift_right(ids[real], start, lengths=real.sum(1))
+        return new
+    counts = torch.as_tensor([ids.shape[1]] * len(ids) if lengths is None else lengths, device=ids.device)
+    counts = counts[counts > 0]
+    last, flat = counts.cumsum(0) - 1, ids.flatten()
+    new = flat.roll(1)
+    new[last - counts + 1] = flat[last] if start is None else start
+    return new.view(ids.shape)

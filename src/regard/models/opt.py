@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -73,9 +74,11 @@ def config(raw: Raw, head: HeadKind) -> ModelConfig:
         positions=LearnedPositions(size=length, offset=2),
     )
     final = norm if pre and not raw.flag("_remove_final_layer_norm", False) else None
-    stack = StackConfig(dim=dim, layers=(layer,) * raw.layers("num_hidden_layers"), mask=Causal(), final_norm=final)
+    layers, leave = (layer,) * raw.layers("num_hidden_layers"), raw.rate("layerdrop")
+    stack = StackConfig(dim=dim, layers=layers, mask=Causal(), final_norm=final, layer_drop=leave)
     if width != dim:
-        stack = NarrowStackConfig(dim=width, inner=dim, layers=stack.layers, mask=stack.mask, final_norm=final)
+        fields = {field.name: getattr(stack, field.name) for field in dataclasses.fields(stack)}
+        stack = NarrowStackConfig(**{**fields, "dim": width}, inner=dim)
     tied = head == "causal-lm" and raw.flag("tie_word_embeddings", True)
     return ModelConfig(
         decoder=TowerConfig(front=front, stack=stack),

@@ -35,7 +35,9 @@ def text_pool(raw: Raw) -> PoolConfig:
 def image_pool(raw: Raw) -> AttentionPoolConfig:
     """A query of its own over a layer's attention, and the layer's feed-forward branch."""
     layer = pairs.stack(raw, normed=True).layers[0]
-    pooling = LayerConfig(norm=layer.norm, cross=layer.attention, feed_forward=layer.feed_forward)
+    assert layer.attention is not None
+    cross = layer.attention.replace(dropout=0.0)
+    pooling = LayerConfig(norm=layer.norm, cross=cross, feed_forward=layer.feed_forward)
     return AttentionPoolConfig(layer=pooling)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from regard.config import ClassifierHeadConfig, FeaturesHeadConfig, ModelConfig, TowerConfig
+from regard.config import ClassifierHeadConfig, FeaturesHeadConfig, FeedForwardConfig, ModelConfig, TowerConfig
 from regard.models import vit
 from regard.models._frames import DividedLayerConfig, FramesConfig, NearestPatchesConfig
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule, Split, Squeeze
@@ -20,6 +20,8 @@ def config(raw: Raw, kind: HeadKind) -> ModelConfig:
     raw = raw.over({**vit.DEFAULTS, "layer_norm_eps": 1e-6})
     how = raw.one_of("attention_type", (DIVIDED, JOINT, SPACE), DIVIDED)
     each, layer = vit.patches(raw), vit.layer(raw)
+    assert isinstance(layer.feed_forward, FeedForwardConfig)
+    layer = layer.replace(feed_forward=layer.feed_forward.replace(dropout=layer.dropout))
     if how == DIVIDED:
         layer = DividedLayerConfig(**{f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)})
     head = ClassifierHeadConfig(num_labels=len(raw.labels())) if kind == "classification" else FeaturesHeadConfig()

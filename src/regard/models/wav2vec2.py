@@ -25,7 +25,7 @@ from regard.config import (
     WaveformConfig,
 )
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule
-from regard.models.common import head_dim
+from regard.models.common import head_dim, hidden_runs
 
 HEADS: dict[str, HeadKind] = {"ForCTC": "ctc", "ForSequenceClassification": "classification"}
 HEADS |= {"ForAudioFrameClassification": "token-classification"}
@@ -61,6 +61,8 @@ def waveform(raw: Raw, *, feature_norm: bool = True) -> WaveformConfig:
         masking=_masking(raw),
         norm=None if raw.flag("do_stable_layer_norm", False) else norm,
         dropout=raw.rate("hidden_dropout", 0.1),
+        hidden_moments=hidden_runs(raw, "time", 0.05, 2, applied=True),
+        hidden_channels=hidden_runs(raw, "feature", 0.0, 0, applied=True),
     )
 
 
@@ -83,7 +85,7 @@ def stack(raw: Raw, dim: int, *, mixed: bool) -> StackConfig:
     )
     kind = MixedStackConfig if mixed else StackConfig
     layers = (layer,) * raw.layers("num_hidden_layers", 12)
-    return kind(dim=dim, layers=layers, final_norm=norm if stable else None)
+    return kind(dim=dim, layers=layers, final_norm=norm if stable else None, layer_drop=raw.rate("layerdrop", 0.1))
 
 
 def head(raw: Raw, kind: HeadKind) -> HeadConfig:
@@ -143,11 +145,7 @@ def heads(raw: Raw, kind: HeadKind) -> list[Rule]:
     labels = [Rule("classifier.@", "head.out.@"), Rule("projector.@", "head.transform.dense.@")]
     if raw.flag("use_weighted_layer_sum", False):
         labels.append(Rule("layer_weights", "encoder.stack.mix", optional=True))
-    return {
-        "ctc": [Rule("lm_head.@", "head.out.@")],
-        "classification": labels,
-        "token-classification": labels,
-    }.get(kind, [])
+    return [Rule("lm_head.@", "head.out.@")] if kind == "ctc" else labels if "classification" in kind else []
 
 
 TINY: dict[str, object] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 31}

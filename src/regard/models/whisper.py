@@ -25,6 +25,7 @@ from regard.config import (
 )
 from regard.models import bart
 from regard.models.base import Architecture, Family, HeadKind, Raw, Rule
+from regard.models.common import hidden_runs
 
 SIDE = {"layers": 4, "attention_heads": 6, "ffn_dim": 1536}
 DEFAULTS = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in SIDE.items()} | {"dropout": 0.0}
@@ -55,6 +56,8 @@ def config(raw: Raw, kind: HeadKind) -> ModelConfig:
         dim=dim,
         size=raw.integer("max_source_positions", 1500),
         dropout=drop,
+        hidden_moments=hidden_runs(raw, "time", 0.05, 2, applied=False),
+        hidden_channels=hidden_runs(raw, "feature", 0.0, 0, applied=False),
     )
     reader, writer = bart.tower(raw, "encoder", text, pre=True), bart.tower(raw, "decoder", text, pre=True)
     mixed = labels and raw.flag("use_weighted_layer_sum", False)

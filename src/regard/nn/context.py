@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.config import Causal, Mask, RopeConfig
+from regard.config import Causal, Mask, MoEConfig, RopeConfig
 from regard.nn.cache import KVCache
 from regard.nn.position import rotary
 
@@ -89,6 +89,7 @@ class Context:
     `ids` are the tokens, where there are any, `grid` how many patches of an image lie each way, `maps` what each stage
     of a stack made of it, (B, C, height, width). `groups` are the rectangles of self-attention, `memory_groups` those
     of cross-attention over `memory`. `lengths` is set for packed tokens; `layer` is the running step of the stack.
+    `losses` are what layers add to what is learnt, of `routes`, which say how experts were used.
     """
 
     positions: Tensor
@@ -103,6 +104,7 @@ class Context:
     memory_counts: list[int] | None = None
     cache: KVCache | None = None
     layer: int = 0
+    routes: dict[MoEConfig, list[Tensor]] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
     _angles: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -34,8 +36,7 @@ class FeedForward(nn.Module):
 class MoE(nn.Module):
     """Each token goes to its `top_k` best experts, weighted by the router's softmax (2101.03961, 2401.04088).
 
-    While training, the load-balance loss num_experts * sum(share of tokens * mean probability) * `balance` is appended
-    to `ctx.losses`.
+    While training, each expert's share of the real tokens and its mean probability go to `ctx.routes`.
     """
 
     def __init__(self, config: MoEConfig, dim: int):
@@ -51,9 +52,10 @@ class MoE(nn.Module):
         if self.config.renormalise:
             weight = weight / weight.sum(-1, keepdim=True)
         if self.training and self.config.balance:
-            share = torch.zeros_like(probability).scatter(-1, chosen, 1.0).mean(0)
-            balance = self.config.num_experts * (share * probability.mean(0)).sum()
-            ctx.losses.append(self.config.balance * balance)
+            taken = torch.zeros_like(probability).scatter(-1, chosen, 1.0)  # (N, E)
+            real = None if ctx.lengths is not None else ctx.groups[0].q_valid
+            means = [(x if real is None else x[real.flatten()]).mean(0) for x in (taken, probability)]
+            ctx.routes.setdefault(self.config, []).append(torch.stack(means))
         out = torch.zeros_like(flat)
         for i, expert in enumerate(self.experts):
             token, rank = (chosen == i).nonzero(as_tuple=True)
@@ -61,3 +63,10 @@ class MoE(nn.Module):
                 y = expert(flat[token], ctx) * weight[token, rank, None].type_as(flat)
                 out.index_add_(0, token, y)
         return out.view_as(x)
+
+
+def balance(routes: Mapping[MoEConfig, Sequence[Tensor]]) -> list[Tensor]:
+    """The load-balance loss num_experts * sum(share of tokens * mean probability) of layers of a kind together
+    (2101.03961, 2.2), times `balance`. Routes are (2, E): shares and mean probabilities."""
+    means = [(config, torch.stack(list(layers)).mean(0)) for config, layers in routes.items()]
+    return [config.balance * config.num_experts * (share * mean).sum() for config, (share, mean) in means]

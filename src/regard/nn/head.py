@@ -164,8 +164,9 @@ class SpanHead(nn.Module):
 
     def __init__(self, config: SpanHeadConfig, dim: int):
         super().__init__()
+        self.config = config
         self.out = Linear(dim, 2, config.bias)
 
     def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
-        start, end = self.out(hidden).unbind(-1)
+        start, end = self.out(dropped(hidden, self.config.dropout, self.training)).unbind(-1)
         return {"start_logits": start, "end_logits": end}

@@ -13,11 +13,14 @@ from regard.nn.context import Context
 
 @builds(StackConfig)
 class Stack(nn.Module):
-    """(..., C) -> (..., C) through every step of the schedule, then the final norm."""
+    """(..., C) -> (..., C) through every step of the schedule, then the final norm.
+
+    `layer_drop` is the config's, unless layers must all run, as where devices share them out.
+    """
 
     def __init__(self, config: StackConfig):
         super().__init__()
-        self.config = config
+        self.config, self.layer_drop = config, config.layer_drop
         self.layers = nn.ModuleList(build(layer, config.dim) for layer in config.layers)
         self.bias = build(config.bias) if config.bias is not None else None
         self.norm = build(config.final_norm, config.dim) if config.final_norm is not None else None
@@ -29,10 +32,16 @@ class Stack(nn.Module):
             if self.bias is not None:
                 group.bias = self.bias(group.q.positions, group.k.positions)
 
+    def step(self, index: int, x: Tensor, ctx: Context) -> Tensor:
+        """One layer, or while training perhaps none: the batch as it came, norms and all (LayerDrop)."""
+        if self.training and self.layer_drop and bool(torch.rand(()) < self.layer_drop):
+            return x
+        return self.layers[index](x, ctx)
+
     def through(self, x: Tensor, ctx: Context) -> Tensor:
         """All layers in their order."""
         for ctx.layer, index in enumerate(self.config.order):
-            x = self.layers[index](x, ctx)
+            x = self.step(index, x, ctx)
         return x
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
@@ -58,7 +67,7 @@ class MixedStack(Stack):
         self.prepare(ctx)
         states = [x]
         for ctx.layer, index in enumerate(self.config.order):
-            states.append(self.layers[index](states[-1], ctx))
+            states.append(self.step(index, states[-1], ctx))
         if self.norm is not None:
             states[-1] = self.norm(states[-1])
         mixed = torch.stack(states, -1) @ self.mix.softmax(0)

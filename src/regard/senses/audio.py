@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.config import MelConfig, WaveformConfig
+from regard.config import MelConfig, RunsConfig, WaveformConfig
 from regard.nn.attention import dropped
 from regard.nn.build import build, builds
 from regard.nn.context import Context, packed, padded, runs
@@ -25,6 +25,20 @@ def sound(x: Tensor, name: str, shape: Sequence[str], module: nn.Module) -> Tens
 def every(x: Tensor) -> Context:
     """The context of vectors (B, T, C) that are all real."""
     return padded(torch.arange(x.shape[1], device=x.device).expand(x.shape[:2]), aligned=True)
+
+
+def hidden_runs(config: RunsConfig, lengths: Sequence[int]) -> Tensor:
+    """Which of so many neighbours to hide in each row, (B, longest), drawn from torch's generator for CPUs.
+
+    How many runs a row has is rounded up or down by one draw for all rows; a row shorter than a run has none.
+    """
+    hidden, chance = torch.zeros(len(lengths), max(lengths), dtype=torch.bool), float(torch.rand(()))
+    for row, length in zip(hidden, lengths, strict=True):
+        starts = length - config.span + 1
+        wanted = max(int(config.part * length / config.span + chance), config.least)
+        for start in torch.randperm(max(starts, 0))[: min(wanted, max(lengths) // config.span)].tolist():
+            row[start : start + config.span] = True
+    return hidden
 
 
 @builds(MelConfig)
@@ -55,10 +69,21 @@ class Mel(nn.Module):
         mels, most = self.config.num_mels, 2 * self.config.size
         if x.shape[1] != mels or x.shape[2] > most:
             raise ValueError(f"input_features is {tuple(x.shape)}; allowed: (batch, {mels}, at most {most} frames)")
+        if self.training:
+            x = self._silenced(x)
         for conv in self.convs:
             x = F.gelu(conv(x))
         x = x.mT + self.positions[: x.shape[2]]
         return dropped(x, self.config.dropout, self.training), every(x)
+
+    def _silenced(self, x: Tensor) -> Tensor:
+        """Frames (B, num_mels, frames) with runs of moments and of channels at 0."""
+        rows, channels, moments = x.shape
+        if self.config.hidden_moments is not None:
+            x = x.masked_fill(hidden_runs(self.config.hidden_moments, [moments] * rows)[:, None].to(x.device), 0)
+        if self.config.hidden_channels is not None:
+            x = x.masked_fill(hidden_runs(self.config.hidden_channels, [channels] * rows)[..., None].to(x.device), 0)
+        return x
 
 
 class WeightNormConv(nn.Conv1d):
@@ -113,21 +138,23 @@ class Waveform(nn.Module):
         `lengths` in samples. Returns vectors (B, T, C) or packed, and their context.
 
         Each row is read by itself, so padding changes no result. Without a mask it is part of the sound, and changes
-        results where norms run over time (`conv_norm` "group"). Frames marked in `mask_time_indices` (B, T) are hidden.
+        results where norms run over time (`conv_norm` "group"). Frames marked in `mask_time_indices` (B, T) are hidden,
+        while training in place of those that the config's `hidden_moments` would draw.
         """
         shape = ("samples",) if lengths is not None else ("batch", "samples")
         x = sound(input_values, "input_values", shape, self)
-        hidden = None if mask_time_indices is None else mask_time_indices.bool()
-        if lengths is None and attention_mask is None:
-            self._enough(x.shape[1])
-            out = self._vectors(x, hidden)
+        plain = lengths is None and attention_mask is None
+        counts = [x.shape[1]] * len(x) if plain else self._samples(x, attention_mask, lengths)
+        self._enough(min(counts, default=0))
+        hidden = self._hidden(counts, mask_time_indices)
+        if plain:
+            out = self._vectors(x, *hidden)
             return out, every(out)
-        counts = self._samples(x, attention_mask, lengths)
         rows = list(x.split(counts)) if lengths is not None else [row[:n] for row, n in zip(x, counts, strict=True)]
         parts: list[Tensor] = []
         for n, _ in runs(counts):  # rows of one length together
             here = slice(len(parts), len(parts) + n)
-            parts.extend(self._vectors(torch.stack(rows[here]), None if hidden is None else hidden[here]))
+            parts.extend(self._vectors(torch.stack(rows[here]), *(None if h is None else h[here] for h in hidden)))
         if lengths is not None:
             return torch.cat(parts), packed([len(part) for part in parts], x.device)
         width = self.frames(x.shape[1])
@@ -153,7 +180,6 @@ class Waveform(nn.Module):
                     f"attention_mask is {tuple(mask.shape)}; allowed: {tuple(x.shape)}, zeros on the right only"
                 )
             counts = [int(n) for n in mask.sum(1)]
-        self._enough(min(counts, default=0))
         return counts
 
     def _enough(self, samples: int) -> None:
@@ -165,8 +191,17 @@ class Waveform(nn.Module):
             least = (least - 1) * stride + kernel
         raise ValueError(f"input_values has a row of {samples} samples; allowed: at least {least}")
 
-    def _vectors(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """(B, samples), all real, with hidden frames (B, at least T) -> (B, T, C)"""
+    def _hidden(self, samples: list[int], moments: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Moments (B, T) and channels (B, C) to hide: the moments that are given, and while training what is drawn."""
+        c, channels = self.config, None
+        if self.training and moments is None and c.hidden_moments is not None:
+            moments = hidden_runs(c.hidden_moments, [self.frames(n) for n in samples])
+        if self.training and c.hidden_channels is not None:
+            channels = hidden_runs(c.hidden_channels, [c.dim] * len(samples))
+        return moments, channels
+
+    def _vectors(self, x: Tensor, moments: Tensor | None, channels: Tensor | None) -> Tensor:
+        """(B, samples), all real, with hidden moments (B, at least T) and channels (B, C) -> (B, T, C)"""
         c = self.config
         x = x[:, None]
         for i, conv in enumerate(self.convs):
@@ -178,9 +213,11 @@ class Waveform(nn.Module):
             x = ACTIVATIONS[c.activation](x)
         x = self.proj(x.mT if self.feature_norm is None else self.feature_norm(x.mT))
         x = dropped(x, c.feature_dropout, self.training)
-        if hidden is not None:
+        if moments is not None:
             if self.masked is None:
                 raise ValueError("mask_time_indices is given; allowed: None, as this model cannot hide frames")
-            x = torch.where(hidden[:, : x.shape[1], None], self.masked, x)
+            x = torch.where(moments[:, : x.shape[1], None].bool().to(x.device), self.masked, x)
+        if channels is not None:
+            x = x.masked_fill(channels[:, None].to(x.device), 0)
         x = x + ACTIVATIONS[c.activation](self.position(x.mT)).mT
         return dropped(x if self.norm is None else self.norm(x), c.dropout, self.training)

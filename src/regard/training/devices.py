@@ -20,7 +20,7 @@ STRATEGIES = ("auto", "ddp", *SHARED_OUT, "deepspeed_stage_1", "deepspeed_stage_
 
 
 def start(config: TrainConfig) -> Any:
-    """A launched Fabric. Raises ValueError for a strategy that there is not."""
+    """A launched Fabric. Raises ValueError for a strategy that there is not, or that this machine cannot run."""
     fabrics = need("lightning_fabric", "train")
     many = config.devices * config.nodes > 1
     if config.strategy not in STRATEGIES:
@@ -33,6 +33,9 @@ def start(config: TrainConfig) -> Any:
     elif strategy == "ddp" or (strategy == "auto" and many):
         strategy = fabrics.strategies.DDPStrategy(find_unused_parameters=True)  # a pooler that no loss reads is common
     elif strategy.startswith("deepspeed"):
+        if config.device not in ("auto", "cuda") or not torch.cuda.is_available():
+            here = "there is none here" if config.device in ("auto", "cuda") else f"device is {config.device!r}"
+            raise ValueError(f"strategy is {strategy!r}, which needs NVIDIA GPUs, and {here}; allowed: auto, ddp, fsdp")
         need("deepspeed", "deepspeed")
     fabric = fabrics.Fabric(
         accelerator=config.device,
@@ -53,6 +56,14 @@ def _shard(learner: nn.Module, mesh: Any) -> Any:
         for layer in stack.layers:
             fully_shard(layer, mesh=mesh["data_parallel"])
     return fully_shard(learner, mesh=mesh["data_parallel"])
+
+
+def run_all_layers(learner: nn.Module) -> None:
+    """Let no batch go without a layer (LayerDrop): devices that share layers out must all run them, as each has a part
+    of every one."""
+    for part in learner.modules():
+        if isinstance(part, Stack):
+            part.layer_drop = 0.0
 
 
 def set_up(fabric: Any, learner: nn.Module, config: OptimizerConfig) -> tuple[Any, Any]:

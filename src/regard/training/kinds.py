@@ -203,7 +203,7 @@ KINDS: dict[str, Kind] = {
         rows=_classification,
         make=_plain("classification"),
         label="label",
-        options=("text", "pair", "label", "max_length", *_SENSES),
+        options=("text", "pair", "label", "max_length", "augment", *_SENSES),
         shared=("kind",),
     ),
     "token-classification": Kind(

@@ -20,7 +20,7 @@ from regard.models.model import Model
 from regard.training.base import Batch
 from regard.training.config import TrainConfig, settings
 from regard.training.data.batches import Batches, stream
-from regard.training.devices import SHARED_OUT, set_up, settle, start, whole, whole_model
+from regard.training.devices import SHARED_OUT, run_all_layers, set_up, settle, start, whole, whole_model
 from regard.training.evaluate import evaluate
 from regard.training.folder import RunFolder
 from regard.training.learner import Learner
@@ -116,6 +116,8 @@ class Loop:
         self.width = next(model.towers()).stack.config.dim
         self.frozen = frozenset(f"model.{name}" for name in freeze(model, config.freeze))
         learner = Learner(model, problem.objective)
+        if config.strategy in SHARED_OUT:
+            run_all_layers(learner)
         self.learner, self.optimizer = set_up(fabric, learner, config.optimizer)
         self.bare: Learner = self.learner.module
         self.batches = Batches(

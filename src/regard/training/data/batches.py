@@ -182,16 +182,21 @@ def stream(
 ) -> Generator[tuple[Position, Collated], None, None]:
     """Collated batches with the position to go on from after each, made up to `ahead` in a thread of their own.
 
-    Endless, or `epochs` epochs counted from the first. What `collate` or the dataset raises is raised here. Closing
-    the iterator ends the thread. `ahead` 0 makes each batch when it is asked for.
+    Endless, or `epochs` epochs counted from the first. A dataset's `augment` changes its rows; it draws from the source
+    of their batch, as `collate` does. What `collate` or the dataset raises is raised here. Closing the iterator ends
+    the thread. `ahead` 0 makes each batch when it is asked for.
     """
+
+    augment: Callable[[Row, np.random.Generator], Row] | None = getattr(dataset, "augment", None)
 
     def made() -> Generator[tuple[Position, Collated], None, None]:
         first, done = start
         for epoch in counting(first) if epochs is None else range(first, epochs):
             for index in range(done, batches.count(epoch)):
-                rows = [dataset[i] for i in batches.batch(epoch, index)]
-                yield (epoch, index + 1), collate(rows, batches.generator(epoch, index))
+                rows, rng = [dataset[i] for i in batches.batch(epoch, index)], batches.generator(epoch, index)
+                if augment is not None:
+                    rows = [augment(row, rng) for row in rows]
+                yield (epoch, index + 1), collate(rows, rng)
             done = 0
 
     return made() if ahead < 1 else prefetched(made(), ahead)

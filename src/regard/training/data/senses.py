@@ -7,18 +7,28 @@ from typing import Any
 
 import numpy as np
 
+from regard.training.data.augment import Augment
 from regard.training.data.labels import Labels
 from regard.training.data.prepare import _texts, target_ids
 from regard.training.data.rows import column_of
 
 
 class Lazy(Sequence[dict[str, Any]]):
-    """Rows made when they are asked for: files are read again in every epoch, or once if `keep`."""
+    """Rows made when they are asked for: files are read again in every epoch, or once if `keep`.
+
+    `augment` is for `stream` to change a row each time.
+    """
 
     def __init__(
-        self, count: int, make: Callable[[int], dict[str, Any]], labels: Labels | None = None, *, keep: bool = False
+        self,
+        count: int,
+        make: Callable[[int], dict[str, Any]],
+        labels: Labels | None = None,
+        *,
+        keep: bool = False,
+        augment: Augment | None = None,
     ):
-        self._count, self._make, self.labels = count, make, labels
+        self._count, self._make, self.labels, self.augment = count, make, labels, augment
         self._kept: dict[int, dict[str, Any]] | None = {} if keep else None
         self.notes: list[str] = []
 
@@ -47,11 +57,12 @@ def images(
     decoder_start: int | None = None,
     max_length: int | None = None,
     keep: bool = False,
+    augment: Any = None,
 ) -> Lazy:
     """Images (paths, PIL images, arrays) as pixel_values, with a class as `labels`, or a `text` as input_ids.
 
     `written` is a text that a decoder is to write, as `labels`. `processor` is the model's: of images, or for a text
-    one that joins it with a tokenizer.
+    one that joins it with a tokenizer. `augment` as in `Augment.of`: rows to learn from that change.
     """
     eyes = getattr(processor, "image_processor", None) or processor
     _check_column(rows, image)
@@ -63,7 +74,7 @@ def images(
         pixels = _of_row(i, lambda: eyes(rows[i][image], return_tensors="np")["pixel_values"][0])
         return {"pixel_values": pixels, **{name: values[i] for name, values in extra.items()}}
 
-    return Lazy(len(rows), make, labels, keep=keep)
+    return Lazy(len(rows), make, labels, keep=keep, augment=Augment.of(augment))
 
 
 def sounds(

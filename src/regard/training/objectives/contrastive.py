@@ -13,7 +13,7 @@ from regard.models.model import Model, SingleTower
 from regard.nn.head import Ends
 from regard.training.base import Batch, Objective, Row
 from regard.training.losses import info_nce, pair_loss, sigmoid_pair_loss
-from regard.training.objectives.rows import by_size, ids, laid_out, read, tokens, with_added
+from regard.training.objectives.rows import by_size, ids, laid_out, outputs, read, tokens, with_added
 
 
 class ImageText(Objective):
@@ -40,8 +40,10 @@ class ImageText(Objective):
         return Batch(inputs, {}, count=len(rows), tokens=tokens(inputs))
 
     def forward(self, model: Model, batch: Batch) -> Tensor:
-        scores = model(**batch.inputs)["logits_per_text"]
-        return sigmoid_pair_loss(scores) if self.loss == "sigmoid" else pair_loss(scores, symmetric=True)
+        out, losses = outputs(model, batch.inputs)
+        scores = out["logits_per_text"]
+        loss = sigmoid_pair_loss(scores) if self.loss == "sigmoid" else pair_loss(scores, symmetric=True)
+        return with_added(loss, losses, batch.count)
 
     @torch.no_grad()
     def predict(self, model: Model, batch: Batch) -> tuple[list[Any], list[Any]]:

@@ -13,7 +13,6 @@ from torch import Tensor
 from regard.config import CTCHeadConfig
 from regard.models.model import Model, SingleTower
 from regard.nn.head import Ends
-from regard.senses.audio import Waveform
 from regard.training import losses
 from regard.training.base import Batch, Objective, Row
 from regard.training.objectives.rows import by_row, by_size, ids, read, sizes, tensor, with_added, written
@@ -22,8 +21,6 @@ from regard.training.objectives.rows import by_row, by_size, ids, read, sizes, t
 class CTC(Objective):
     """Connectionist temporal classification (Graves et al. 2006) from `input_values` to `labels`, ids of letters.
 
-    While training, `mask_part` of the moments are hidden in runs of `mask_span` (SpecAugment, 1904.08779), for models
-    that have a vector for that.
     The blank is the one of the model's head, or `blank`. Sounds lie end to end, so that none is padded. A row's loss is
     that of its whole target; one that is too short for its target counts 0.
     """
@@ -31,13 +28,9 @@ class CTC(Objective):
     name = "ctc"
     head = "ctc"
 
-    def __init__(self, *, blank: int | None = None, mask_part: float = 0.0, mask_span: int = 10):
+    def __init__(self, *, blank: int | None = None):
         super().__init__()
-        if not 0 <= mask_part < 1 or mask_span < 1:
-            raise ValueError(
-                f"mask_part is {mask_part}, mask_span {mask_span}; allowed: 0 up to, but not, 1, and at least 1"
-            )
-        self.blank, self.mask_part, self.mask_span = blank, mask_part, mask_span
+        self.blank = blank
 
     def collate(self, rows: Sequence[Row], rng: np.random.Generator) -> Batch:
         labels = ids(rows, "labels")
@@ -48,28 +41,11 @@ class CTC(Objective):
     def scores(self, model: Model, batch: Batch) -> tuple[Tensor, list[int], list[Tensor]]:
         """(B, T, units), how many moments are real, and losses that layers add."""
         assert isinstance(model, SingleTower)
-        inputs = batch.inputs
-        if self.mask_part and model.training:
-            inputs = {**inputs, "mask_time_indices": self.masks(model, inputs)}
-        hidden, ctx = model.hidden(**inputs)
+        hidden, ctx = model.hidden(**batch.inputs)
         logits = model.head(hidden, Ends(ctx))["logits"]
         if ctx.lengths is not None:
             return by_row(logits, ctx.lengths), list(ctx.lengths), ctx.losses
         return logits, [logits.shape[1]] * len(logits), ctx.losses
-
-    def masks(self, model: SingleTower, inputs: dict[str, Any]) -> Tensor:
-        """Which moments to hide (B, T)."""
-        front, values = model.tower.front, inputs["input_values"]
-        if not isinstance(front, Waveform):
-            raise ValueError(f"mask_part is {self.mask_part}; allowed: 0, as this model does not read waveforms")
-        moments = [front.frames(n) for n in inputs.get("lengths", [values.shape[-1]] * len(values))]
-        hidden = torch.zeros(len(moments), max(moments), dtype=torch.bool)
-        for row, count in zip(hidden, moments, strict=True):
-            span = min(self.mask_span, count)
-            runs = int(self.mask_part * count / span + float(torch.rand(())))  # so that short rows give their share
-            for start in torch.randperm(count - span + 1)[:runs].tolist():
-                row[start : start + span] = True
-        return hidden.to(values.device)
 
     def silence(self, model: Model) -> int:
         """The id that stands for no letter."""

@@ -16,6 +16,7 @@ from regard.models.model import Model, SingleTower
 from regard.nn.head import Ends
 from regard.training import losses
 from regard.training.base import Batch, Objective, Row
+from regard.training.data.augment import crop, mirrored
 from regard.training.objectives.rows import array, with_added
 
 
@@ -63,21 +64,13 @@ class Crops:
 
     def __call__(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(C, H, W) -> large (2, C, L, L) and small (count, C, S, S)."""
-        large = [self.crop(image, self.large, self.large_area, rng) for _ in range(2)]
-        small = [self.crop(image, self.small, self.small_area, rng) for _ in range(self.count)]
+        large = [self.view(image, self.large, self.large_area, rng) for _ in range(2)]
+        small = [self.view(image, self.small, self.small_area, rng) for _ in range(self.count)]
         return torch.stack(large), torch.stack(small) if small else image.new_zeros(0, len(image), 1, 1)
 
-    def crop(self, image: Tensor, size: int, area: tuple[float, float], rng: np.random.Generator) -> Tensor:
-        """One view (C, size, size), of sides between 3:4 and 4:3."""
-        height, width = image.shape[1:]
-        part = rng.uniform(*area) * height * width
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        h = min(height, max(1, round(math.sqrt(part / ratio))))
-        w = min(width, max(1, round(math.sqrt(part * ratio))))
-        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-        view = image[None, :, top : top + h, left : left + w]
-        view = F.interpolate(view, size=(size, size), mode="bicubic", antialias=True, align_corners=False)[0]
-        return view.flip(-1) if rng.random() < 0.5 else view
+    def view(self, image: Tensor, size: int, area: tuple[float, float], rng: np.random.Generator) -> Tensor:
+        """One view (C, size, size)."""
+        return mirrored(crop(image, (size, size), area, rng), rng)
 
 
 class SelfDistillation(Objective):

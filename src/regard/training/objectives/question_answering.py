@@ -63,7 +63,7 @@ class QuestionAnswering(Objective):
             targets["windows"] = [[rows[i][name] for name in WINDOW] for i in order]
         return Batch(inputs, targets, count=len(rows), tokens=tokens(inputs))
 
-    def scores(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def scores(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         """Of each token to be the first and the last one (B, T), and losses that layers add."""
         out, losses = outputs(model, batch.inputs)
         lengths = batch.inputs.get("lengths")

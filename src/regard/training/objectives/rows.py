@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regard.models.model import Model, SingleTower
-from regard.nn.head import Ends
+from regard.models.model import Model, Output
 from regard.training.base import Row
 from regard.training.losses import IGNORE
 
@@ -127,12 +126,10 @@ def tokens(inputs: dict[str, Any]) -> int:
     return int(inputs["input_ids"].numel()) if "input_ids" in inputs else 0
 
 
-def outputs(model: Model, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """What the head gives, and the losses that layers add of themselves (balance of experts)."""
-    if not isinstance(model, SingleTower):
-        return model(**inputs), []
-    hidden, ctx = model.hidden(**inputs)
-    return model.head(hidden, Ends(ctx, ctx.ids, model.config.tokens.eos)), ctx.losses
+def outputs(model: Model, inputs: dict[str, Any]) -> tuple[Output, Sequence[Tensor]]:
+    """What the model gives, and the losses that layers add of themselves (balance of experts)."""
+    out = model(**inputs)
+    return out, out.losses
 
 
 def with_added(loss: Tensor, losses: Sequence[Tensor], count: int) -> Tensor:
