@@ -158,7 +158,7 @@ def letters() -> np.ndarray:
     return np.unique(text, return_inverse=True)[1].astype(np.int64)
 
 
-def gpt_regard(pace: Pace) -> None:
+def gpt_regard(pace: Pace, precision: str = "32") -> None:
     import regard
     from regard.training.base import Batch
     from regard.training.data.blocks import Blocks
@@ -181,6 +181,7 @@ def gpt_regard(pace: Pace) -> None:
     model = regard.from_config(raw, head="causal-lm")
     rows = Blocks(Tokens.of([letters()]), BLOCK + 1, stride=1)
     settings: dict[str, Any] = {"learning_rate": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1, "schedule": "cosine"}
+    settings["precision"] = precision
     fit(model, Problem(Paced(), rows), steps=FOREVER, batch_size=BATCH, warmup=100, show=False, **settings)
 
 
@@ -222,13 +223,13 @@ class PlainGPT(nn.Module):
         return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1), targets.flatten())
 
 
-def gpt_plain(pace: Pace, fused: str) -> None:
+def gpt_plain(pace: Pace, adamw: str, precision: str = "32") -> None:
     data, model = letters(), PlainGPT()
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=fused == "fused" or None)
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=adamw == "fused" or None)
     for step in range(FOREVER):
         rate = 1e-3 * (min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / FOREVER)))
         for group in optimizer.param_groups:
@@ -236,7 +237,8 @@ def gpt_plain(pace: Pace, fused: str) -> None:
         starts = torch.randint(len(data) - BLOCK, (BATCH,)).tolist()
         ids = torch.stack([torch.from_numpy(data[i : i + BLOCK]) for i in starts])
         targets = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + BLOCK]) for i in starts])
-        loss = model(ids, targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(ids, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -358,8 +360,13 @@ def speed_rows(only: set[str], quick: bool) -> list[tuple[str, list[str], list[s
         found.append((f"{name}, bf16", [*ours, "bf16"], [*theirs, "bf16"], *bert))
     if "gpt" in only:
         name = "GPT of 4 layers of 128, 12 x 64 letters; plain loop"
-        found.append((name, ["gpt_regard"], ["gpt_plain", "default"], *gpt))
-        found.append((f"{name}, fused AdamW", ["gpt_regard"], ["gpt_plain", "fused"], *gpt))
+        for precision, optimizer, said in (
+            ("32", "default", ""),
+            ("32", "fused", ", fused AdamW"),
+            ("bf16", "fused", ", fused AdamW, bf16"),
+        ):
+            found.append((name + said, ["gpt_regard", precision], ["gpt_plain", optimizer, precision], *gpt))
+        found.append((f"{name} in float32; regard in bf16", ["gpt_regard", "bf16"], ["gpt_plain", "default"], *gpt))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import regard
 from regard.nn import Linear
+from regard.nn.attention import Attend
 from regard.training.loop import fit
 from regard.training.objectives.classification import Classification
 from regard.training.problem import Problem
@@ -82,6 +84,28 @@ def test_others_are_left_alone() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert layers[2](torch.randn(3, 512)).dtype == torch.bfloat16
         assert layers[2].double()(torch.randn(3, 512).double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("masked", ["no", "causal", "mask", "bias"])
+def test_attention_in_bfloat16_is_as_exact_as_its_inputs(masked: str) -> None:
+    torch.manual_seed(0)
+    layer = Attend(None, None, 0.0)
+    parts = [torch.randn(2, 4, 9, 8).bfloat16().requires_grad_() for _ in range(3)]
+    mask: Any = {"causal": "causal", "mask": torch.rand(2, 1, 9, 9) > 0.3}.get(masked)
+    bias = torch.randn(1, 4, 9, 9).bfloat16() if masked == "bias" else None
+    slope = torch.randn(2, 4, 9, 8).bfloat16()
+
+    def found(x: list[Tensor], slope: Tensor) -> list[Tensor]:
+        y = layer(*x, mask, bias if bias is None else bias.to(x[0].dtype))
+        return [y, *torch.autograd.grad(y, x, slope)]
+
+    wanted = found([x.detach().double().requires_grad_() for x in parts], slope.double())
+    with quick_products(layer), torch.autocast("cpu", torch.bfloat16):
+        ours = found(parts, slope)
+    assert "forward" not in vars(layer)
+    for a, b in zip(ours, wanted, strict=True):
+        assert a.dtype == torch.bfloat16 and a.shape == b.shape
+        torch.testing.assert_close(a.double(), b, rtol=2**-8, atol=1e-6)  # one rounding
 
 
 def test_a_wide_model_goes_on_to_the_bit(tmp_path: Path) -> None:
