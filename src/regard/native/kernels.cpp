@@ -322,7 +322,7 @@ API int rg_attention(const Attention* a, const View* v, void* keys, void* values
   if (const Error e = check(*a, *v)) return e;
   if (v->rows == 0) return OK;
   const int64_t inner = a->heads * a->head_dim, dim = a->branch.dim;
-  const int64_t numbers = v->rows * (4 * padded(inner) + padded(dim)) + v->threads * padded(v->keys);
+  const int64_t numbers = v->rows * (4 * padded(inner) + padded(dim)) + v->threads * padded(v->keys) * 5;
   const int64_t size = 4 * numbers + Input::bytes(v->rows, dim) + Input::bytes(v->rows, inner) + 64 * 64;
   if (!scratch.reserve(static_cast<size_t>(size))) return NO_MEMORY;
   levels[level].attention(*a, *v, keys, values, in, out, scratch);
@@ -960,62 +960,63 @@ template <class T> INLINE F products(const float* q, const T* const (&k)[4], int
   return sums(c[0], c[1], c[2], c[3]);
 }
 
-struct Keys {  // where a sequence's keys and values lie
-  int64_t count, by_key;
-  const int64_t* origins;
-  int64_t step, by_row;
-  int64_t operator[](int64_t t) const { return t * by_key + (origins == nullptr ? 0 : origins[t * step] * by_row); }
+struct Keys {  // those that a token sees: where they lie, and which they are
+  int64_t count;
+  int64_t *offset, *number;
 };
 
+template <class T> INLINE void fetch(const T* p, int64_t n) {  // memory is slow where it is not read line after line
+  for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + i);
+}
+
 // out[0 .. NV * L) = sum of p[t] * values[t], `rest` < L numbers of one vector where that is all.
-template <int NV, class T> static void mixed(const float* p, const T* values, const Keys& at, float* out, int64_t rest = L) {
+template <int NV, class T>
+static void mixed(const float* p, const T* values, const Keys& seen, const T* next, float* out, int64_t rest = L) {
   F c[NV] = {};
-  for (int64_t t = 0; t < at.count; t++) {
-    if (p[t] == 0) continue;
-    const T* v = values + at[t];
+  for (int64_t t = 0; t < seen.count; t++) {
+    const T* v = values + seen.offset[t];
+    fetch(next + seen.offset[t], NV * L);
     for (int i = 0; i < NV; i++) c[i] += p[t] * (rest < L ? load(v, rest) : load(v + i * L));
   }
   for (int i = 0; i < NV; i++) store(out + i * L, c[i], rest);
 }
 
-struct Query {
-  const float* q;
-  const uint8_t* mask;
-  const float* bias;
-};
-
+// One head's output; `next` is how far away the next head's keys are.
 template <class T>
-static void look(const Attention& a, const Keys& where, const Query& at, const T* keys, const T* values, float* p, float* out) {
-  for (int64_t t = 0; t < where.count; t += 4) {  // p has room for whole vectors
+static void look(const Attention& a, const Keys& seen, int64_t next, const float* q, const float* bias, const T* keys, const T* values, float* p, float* out) {
+  for (int64_t t = 0; t < seen.count; t += 4) {  // p has room for whole vectors
     const T* k[4];
-    for (int64_t i = 0; i < 4; i++) k[i] = keys + where[t + i < where.count ? t + i : t];
-    const F s = products(at.q, k, a.head_dim) * a.scale;
+    for (int64_t i = 0; i < 4; i++) {
+      const int64_t at = seen.offset[t + i < seen.count ? t + i : t];
+      k[i] = keys + at;
+      fetch(values + at, a.head_dim);
+    }
+    const F s = products(q, k, a.head_dim) * a.scale;
     std::memcpy(p + t, &s, 4 * sizeof(float));
   }
   F peak = all(-INFINITY), total = F{};
-  for (int64_t t = 0; t < where.count; t += L) {
-    const int64_t rest = where.count - t < L ? where.count - t : L;
+  for (int64_t t = 0; t < seen.count; t += L) {
+    const int64_t rest = seen.count - t < L ? seen.count - t : L;
     F s = load(p + t);
     if (a.softcap != 0) s = a.softcap * tanh(s / a.softcap);
-    if (at.bias != nullptr) s += load(at.bias + t, rest);
-    if (at.mask != nullptr || rest < L)
-      for (int64_t i = 0; i < L; i++)
-        if (i >= rest || (at.mask != nullptr && !at.mask[t + i])) s[i] = -INFINITY;
+    if (bias != nullptr)
+      for (int64_t i = 0; i < rest; i++) s[i] += bias[seen.number[t + i]];
+    for (int64_t i = rest; i < L; i++) s[i] = -INFINITY;
     put(p + t, s);
     peak = most(peak, s);
   }
   float highest = peak[0];
   for (int i = 1; i < L; i++) highest = peak[i] > highest ? peak[i] : highest;
-  for (int64_t t = 0; t < where.count; t += L) {
+  for (int64_t t = 0; t < seen.count; t += L) {
     F s = load(p + t);
     s = s == -INFINITY ? F{} : exp(s - highest);
     put(p + t, s);
     total += s;
   }
   int64_t d = 0;
-  for (; d + 4 * L <= a.head_dim; d += 4 * L) mixed<4>(p, values + d, where, out + d);
-  for (; d + L <= a.head_dim; d += L) mixed<1>(p, values + d, where, out + d);
-  if (d < a.head_dim) mixed<1>(p, values + d, where, out + d, a.head_dim - d);
+  for (; d + 4 * L <= a.head_dim; d += 4 * L) mixed<4>(p, values + d, seen, keys + next + d, out + d);
+  for (; d + L <= a.head_dim; d += L) mixed<1>(p, values + d, seen, keys + next + d, out + d);
+  if (d < a.head_dim) mixed<1>(p, values + d, seen, keys + next + d, out + d, a.head_dim - d);
   const float mass = sum(total), rate = mass > 0 ? 1.0f / mass : 0.0f;
   for (int64_t i = 0; i < a.head_dim; i++) out[i] *= rate;
 }
@@ -1040,22 +1041,32 @@ static void turn_and_keep(Share share, const Attention& a, const View& v, float*
   }
 }
 
+// What token t of sequence b sees.
+static void find(const View& v, int64_t b, int64_t t, Keys& seen) {
+  const int64_t* origins = v.origins == nullptr ? &b : v.origins + b * v.origin_by_row;
+  const int64_t step = v.origins == nullptr ? 0 : v.origin_by_key;
+  const uint8_t* mask = v.mask == nullptr ? nullptr : v.mask + b * v.mask_by_row + t * v.mask_by_token;
+  seen.count = 0;
+  for (int64_t k = 0; k < v.keys; k++) {
+    seen.offset[seen.count] = origins[k * step] * v.by_row + k * v.by_key;
+    seen.number[seen.count] = k;
+    seen.count += mask == nullptr || mask[k];
+  }
+}
+
 template <class T>
-static void look_all(Share share, const Attention& a, const View& v, const float* q, const T* keys, const T* values, float* p, float* out) {
+static void look_all(Share share, const Attention& a, const View& v, const float* q, const T* keys, const T* values, float* p, Keys seen, float* out) {
   const int64_t dim = a.head_dim, group = a.heads / a.kv_heads;
   int64_t first, last;
   share.of(v.rows * a.heads, first, last);
   for (int64_t i = first; i < last; i++) {  // tokens innermost: the keys of a head stay in the cache
     const int64_t b = i / (v.length * a.heads), h = i / v.length % a.heads, t = i % v.length;
-    const int64_t* origins = v.origins == nullptr ? nullptr : v.origins + b * v.origin_by_row;
-    const bool each = origins != nullptr && v.origin_by_key;  // else all keys lie in one row
-    const int64_t row = each ? 0 : origins != nullptr ? *origins : b;
-    const Keys where{v.keys, v.by_key, each ? origins : nullptr, v.origin_by_key, v.by_row};
-    const int64_t at = row * v.by_row + h / group * v.by_head, place = ((b * v.length + t) * a.heads + h) * dim;
-    const uint8_t* mask = v.mask == nullptr ? nullptr : v.mask + b * v.mask_by_row + t * v.mask_by_token;
+    if (v.length > 1 || h == 0 || i == first) find(v, b, t, seen);
+    const int64_t at = h / group * v.by_head, place = ((b * v.length + t) * a.heads + h) * dim;
+    const int64_t next = h + 1 < a.heads && v.length == 1 ? (h + 1) / group * v.by_head - at : 0;
     const float* bias =
         v.bias == nullptr ? nullptr : v.bias + b * v.bias_by_row + h * v.bias_by_head + t * v.bias_by_token;
-    look(a, where, {q + place, mask, bias}, keys + at, values + at, p, out + place);
+    look(a, seen, next, q + place, bias, keys + at, values + at, p, out + place);
   }
 }
 
@@ -1067,6 +1078,7 @@ static void attend(const Attention& a, const View& v, T* keys, T* values, const 
   float *q = from.take<float>(rows * inner), *k = from.take<float>(rows * inner_kv), *w = from.take<float>(rows * inner_kv);
   float *seen = from.take<float>(rows * inner), *y = from.take<float>(rows * a.branch.dim);
   float* scores = from.take<float>(v.threads * room);
+  int64_t* places = from.take<int64_t>(v.threads * room * 2);
   const int64_t work = bytes(a.q) + bytes(a.k) + bytes(a.v) + bytes(a.out) + rows * v.keys * inner;
 #pragma omp parallel num_threads(team(v.threads, work))
   {
@@ -1088,7 +1100,8 @@ static void attend(const Attention& a, const View& v, T* keys, T* values, const 
     }
     turn_and_keep(share, a, v, q, k, w, keys, values);
 #pragma omp barrier
-    look_all(share, a, v, q, keys, values, scores + share.index * room, seen);
+    int64_t* place = places + share.index * room * 2;
+    look_all(share, a, v, q, keys, values, scores + share.index * room, {0, place, place + room}, seen);
 #pragma omp barrier
     prepare(share, Norm{}, rows, inner, seen, middle);
 #pragma omp barrier
