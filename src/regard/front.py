@@ -17,8 +17,8 @@ from regard.models.base import Raw
 if TYPE_CHECKING:
     import torch
 
-    from regard.adapt.quantize import Precision
     from regard.models.model import Model
+    from regard.native import Precision
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "sentencepiece.bpe.model"),
@@ -49,26 +49,26 @@ def load(
     revision: str | None = None,
     offline: bool | None = None,
     with_processor: bool = True,
-    quantize: Precision | None = None,
+    precision: Precision = "auto",
 ) -> Model:
     """Load a checkpoint as `regard.checkpoint.load.load` does, with what reads its input as `model.processor`.
 
-    `quantize` ("int8", "bf16", "int4") gives linears weights of that precision (`regard.adapt.quantize`).
+    `precision` is that of linears: "auto" as the file has them, "fp32", or "bf16", "int8", "int4" as
+    `regard.adapt.quantize` makes them (with the language head, where the model writes). A model that writes does so
+    with the native kernels where they can be had; where they cannot, a precision that was asked for brings a notice.
 
     A folder without files of one gives no processor. A folder or hub id of an adapter gives the model that it belongs
     to, with the adapter on it. Raises ValueError for files that cannot be read, unless
     `with_processor=False` leaves them alone, and for a vocabulary that the model has no vectors for.
     """
+    dtype = _dtype_of(precision, dtype)
     folder = find(ref, revision=revision, offline=offline)
     options: dict[str, Any] = {"head": head, "new_head": new_head, "num_labels": num_labels, "dtype": dtype}
     options |= {"device": device, "offline": offline}
     if folder.json(ADAPTER) is not None:
-        return _with_adapter(folder, options, with_processor, quantize)
+        return _with_adapter(folder, options, with_processor, precision)
     model = checkpoint.load(ref, revision=revision, **options)
-    if quantize is not None:
-        from regard.adapt.quantize import quantize as change
-
-        change(model, quantize)
+    _give(model, precision)
     if not with_processor:
         return model
     try:
@@ -79,7 +79,37 @@ def load(
     return model
 
 
-def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool, quantize: Precision | None) -> Model:
+def _dtype_of(precision: str, dtype: str | torch.dtype) -> str | torch.dtype:
+    """The type of parameters, where precision says it. ValueError for an unknown one, and where the two differ."""
+    from regard.native import PRECISIONS
+
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r:.80}; allowed: {', '.join(PRECISIONS)}")
+    if precision != "fp32":
+        return dtype
+    if str(dtype).removeprefix("torch.") not in ("auto", "float32"):
+        raise ValueError(f"precision is 'fp32', but dtype is {str(dtype)!r}; allowed with it: auto, float32")
+    return "float32"
+
+
+def _give(model: Model, precision: Precision) -> None:
+    """Linears of a precision, and native kernels to a model that writes."""
+    from regard import native
+    from regard.adapt.quantize import precision as precision_of
+    from regard.adapt.quantize import quantize
+
+    held = precision_of(model)
+    if precision not in ("auto", held or "fp32"):
+        if held is not None:
+            raise ValueError(
+                f"precision is {precision!r}, but {model.name} has weights of {held}; allowed: auto, {held}"
+            )
+        quantize(model, precision, head=native.writes(model))  # type: ignore[arg-type]
+    if native.writes(model):
+        native.apply(model, quiet=precision == "auto")
+
+
+def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool, precision: Precision) -> Model:
     """The model that an adapter belongs to, with the adapter on it; classes are called as they came with it."""
     from regard import adapt
 
@@ -91,7 +121,7 @@ def _with_adapter(folder: Folder, options: dict[str, Any], with_processor: bool,
     head = options["head"] or _HEADS.get(str(getattr(config.task_type, "value", config.task_type)))
     wanted = {**options, "head": head, "num_labels": options["num_labels"] or len(labels) or None}
     with _without_notice(config.modules_to_save):  # the head comes with the adapter
-        model = load(config.base_model_name_or_path, with_processor=with_processor, quantize=quantize, **wanted)
+        model = load(config.base_model_name_or_path, with_processor=with_processor, precision=precision, **wanted)
     adapt.load_adapter(model, folder.path)
     if labels:
         model.name_labels(labels)

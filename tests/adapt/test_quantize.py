@@ -137,8 +137,10 @@ def test_files(tmp_path, to):
     assert regard.load(tmp_path, head="features")(IDS).last_hidden_state.shape == (1, 20, 64)
     with pytest.raises(ValueError, match="has no other"):
         regard.load(tmp_path, head="classification")
-    with pytest.raises(ValueError, match=f"is {to} already"):
-        regard.load(tmp_path, quantize="int8")
+    other = "bf16" if to == "int8" else "int8"
+    with pytest.raises(ValueError, match=f"precision is '{other}', but .* has weights of {to}; allowed: auto, {to}"):
+        regard.load(tmp_path, precision=other)
+    assert torch.equal(regard.load(tmp_path, precision=to)(IDS).logits, wanted)
     floats = adapt.dequantize(again)
     floats.save_pretrained(tmp_path / "floats")
     assert "quantization_config" not in json.loads((tmp_path / "floats" / "config.json").read_text())
@@ -186,7 +188,7 @@ def test_wrong_files_are_refused_in_words(tmp_path):
 def test_wrong_wishes_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="quantize is 'int3'; allowed: bf16, int8, int4"):
         change(model(), "int3")
-    monkeypatch.setattr(sys.modules["regard.adapt.quantize"], "refused", lambda to: f"{to} is slower than x")
+    monkeypatch.setattr(sys.modules["regard.adapt.quantize"], "refused", lambda to, written: f"{to} is slower than x")
     with pytest.raises(ValueError, match="int8 is slower than x; pass force=True"):
         change(model(), "int8")
 

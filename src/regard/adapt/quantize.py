@@ -22,7 +22,7 @@ from regard.nn import FeedForward, LanguageHead, MoE
 from regard.nn.linear import Linear
 
 Precision = Literal["bf16", "int8", "int4"]
-_ORDER = ("float32", "bf16", "int8", "int4")
+_ORDER = ("fp32", "bf16", "int8", "int4")
 _PROBE = 640, 1920  # inputs and outputs of the linear that is timed
 _SLACK = 1.1  # timings this near to each other count as equal
 
@@ -38,13 +38,16 @@ def quantize(model: Model, to: Precision = "int8", *, head: bool = False, force:
     if to not in KINDS:
         raise ValueError(f"quantize is {to!r:.80}; allowed: {', '.join(KINDS)}")
     if (before := precision(model)) is not None:
-        raise ValueError(f"this model is {before} already; load it without quantize=, or dequantize it first")
+        raise ValueError(f"this model is {before} already; dequantize it first")
     if any(isinstance(module, Wrapped) for module in model.modules()):
         raise ValueError("adapters are on this model; quantize it first, then put adapters on")
     names = chosen(model, head=head)
     if not names:
         raise ValueError(f"{model.architecture or 'this model'} has no linears to quantize")
-    if not force and (why := refused(to)):
+    from regard import native  # beside this room: it reads the layers made here
+
+    written = to != "bf16" and native.writes(model) and native.available()  # read by the kernels, prompts too
+    if not force and (why := refused(to, written)):
         raise ValueError(f"{why}; pass force=True to take it all the same")
     for name in names:
         module = model.get_submodule(name)
@@ -105,14 +108,15 @@ def dequantize(model: Model) -> Model:
 
 
 @cache
-def refused(to: str) -> str | None:
+def refused(to: str, writing: bool = False) -> str | None:
     """Why a precision is not worth having on this processor: slower than the next higher one. None if it is.
 
-    Many rows are timed, but one for int4, whose use is to be small and read fast.
+    Many rows are timed, but one for int4, whose use is to be small and read fast; `writing` times one row in the
+    native kernels.
     """
     higher = _ORDER[_ORDER.index(to) - 1]
-    rows = 1 if to == "int4" else 256
-    spent = _timed([to, higher], rows)
+    rows = 1 if to == "int4" or writing else 256
+    spent = _timed({kind: _written(kind) if writing else _read(kind, rows) for kind in (to, higher)})
     if spent[to] <= _SLACK * spent[higher]:
         return None
     times = (
@@ -121,22 +125,30 @@ def refused(to: str) -> str | None:
     return f"{to} is slower than {higher} on this processor ({times})"
 
 
-def _timed(kinds: list[str], rows: int, rounds: int = 7) -> dict[str, float]:
-    """Seconds of one thread's processor time for a product of each kind, in turns: who else is busy does not count."""
+def _read(kind: str, rows: int) -> Callable[[], object]:
     inputs, outputs = _PROBE
     base = Linear(inputs, outputs)
     x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(0))
-    works: dict[str, Callable[..., torch.Tensor]] = {
-        kind: base if kind == "float32" else KINDS[kind].of(base) for kind in kinds
-    }
-    spent: dict[str, list[float]] = {kind: [] for kind in kinds}
+    work: Callable[..., torch.Tensor] = base if kind == "fp32" else KINDS[kind].of(base)
+    return lambda: work(x)
+
+
+def _written(kind: str) -> Callable[[], object]:
+    from regard.native.threads import Product
+
+    return Product(kind)
+
+
+def _timed(works: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
+    """Seconds of one thread's processor time for each, in turns: who else is busy does not count."""
+    spent: dict[str, list[float]] = {kind: [] for kind in works}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
             for kind, work in [*works.items()] * rounds:
                 start = time.thread_time()
-                work(x)
+                work()
                 spent[kind].append(time.thread_time() - start)
     finally:
         torch.set_num_threads(threads)

@@ -101,6 +101,7 @@ class Quantized(nn.Module, ABC):
         super().__init__()
         self.in_features, self.out_features = in_features, weight.shape[0]
         self.kept: Tensor | None = weight
+        self.mapped = False  # whether `kept` lies in a file
         self.packed: Any = None
         self.register_buffer("scale", scale)
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
@@ -148,10 +149,11 @@ class Quantized(nn.Module, ABC):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Quantized:
         scale, bias = self.scale, None if self.bias is None else self.bias.data
-        self.kept = self.weight
+        self.kept, self.mapped = self.weight, self.mapped and self.kept is not None
         self.packed = None
         super()._apply(fn, recurse)
         if self.scale.device != self.kept.device:
+            self.mapped = False
             self.kept = (
                 torch.empty_like(self.kept, device="meta") if self.scale.is_meta else self.kept.to(self.scale.device)
             )
@@ -173,10 +175,10 @@ class Quantized(nn.Module, ABC):
         elif found.shape != self.weight.shape or found.dtype != self.weight.dtype:
             rest[4].append(f"{prefix}weight is {found.dtype} {tuple(found.shape)}, not {tuple(self.weight.shape)}")
         else:
-            self.kept, self.packed = found.clone(), None
+            self.kept, self.packed, self.mapped = found.clone(), None, False
 
     def __getstate__(self) -> dict[str, Any]:  # kernels' copies can be neither copied nor written
-        return {**self.__dict__, "kept": self.weight, "packed": None}
+        return {**self.__dict__, "kept": self.weight, "packed": None, "mapped": False}
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.precision}"

@@ -14,6 +14,7 @@ from regard.adapt.quantize import layers, put
 from regard.adapt.quantized import KINDS, Quantized
 from regard.checkpoint.find import Folder
 from regard.checkpoint.load import describe
+from regard.checkpoint.memory import give_back
 from regard.checkpoint.read import Weights, finite, open_weights
 from regard.models.base import Raw
 from regard.models.model import Model, build_model
@@ -104,7 +105,8 @@ def _fill(model: Model, weights: Weights, *, lenient: bool) -> list[str]:
                 problems.append(f"nothing fills {name} {tuple(empty.shape)}")
             continue
         shape, kind = weights.shape(name), weights.dtype(name)
-        if shape != tuple(empty.shape) or kind != empty.dtype:
+        half = kind == torch.bfloat16 and empty.dtype == torch.float32  # what is no linear may be kept in half
+        if shape != tuple(empty.shape) or (kind != empty.dtype and not half):
             problems.append(
                 f"{weights.file(name)}: {name} is {kind} {shape}, but must be {empty.dtype} {tuple(empty.shape)}"
             )
@@ -112,15 +114,17 @@ def _fill(model: Model, weights: Weights, *, lenient: bool) -> list[str]:
         tensor = weights.load(name)
         if not finite(tensor):
             problems.append(f"{weights.file(name)}: {name} holds NaN or infinity")
-        _set(model, name, tensor)
+        if weights.mapped(name):
+            give_back(tensor)  # tables of vectors are looked at in a few places only
+        _set(model, name, tensor.float() if half else tensor, mapped=weights.mapped(name))
     return problems
 
 
-def _set(model: Model, name: str, tensor: Tensor) -> None:
+def _set(model: Model, name: str, tensor: Tensor, *, mapped: bool) -> None:
     path, _, last = name.rpartition(".")
     module = model.get_submodule(path)
     if isinstance(module, Quantized) and last == "weight":
-        module.kept = tensor
+        module.kept, module.mapped = tensor, mapped
     elif isinstance(module, Quantized) and last == "scale":
         module.scale = tensor
     else:

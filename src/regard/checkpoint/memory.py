@@ -1,11 +1,15 @@
-"""How much memory there is, to refuse what cannot fit before anything is allocated."""
+"""How much memory there is, to refuse what cannot fit before anything is allocated; and giving mapped memory back."""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def check_fits(model: nn.Module, itemsize: int = 4) -> None:
@@ -28,6 +32,23 @@ def available() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def give_back(tensor: Tensor) -> None:
+    """Let go of the memory of a tensor that is mapped from a file; it is read again when it is used again.
+
+    What was written to it is lost, so this is for tensors that nobody has written to.
+    """
+    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    advise = _advise()
+    if advise is not None and first < last:
+        advise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+
+
+@cache
+def _advise() -> Any:
+    return getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_DONTNEED") else None
 
 
 def _meminfo(path: str = "/proc/meminfo") -> int | None:

@@ -54,6 +54,7 @@ class _Source(Protocol):
     def names(self) -> Sequence[str]: ...
     def shape(self, key: str) -> tuple[int, ...]: ...
     def dtype(self, key: str) -> torch.dtype: ...
+    def mapped(self, key: str) -> bool: ...
     def load(self, key: str) -> Tensor: ...
     def close(self) -> None: ...
 
@@ -83,6 +84,10 @@ class Weights:
     def file(self, key: str) -> str:
         """The name of the file that holds a tensor, for messages."""
         return self._source(key).path.name
+
+    def mapped(self, key: str) -> bool:
+        """Whether `load` gives memory that is mapped from a file, so that it can be given back and read again."""
+        return self._source(key).mapped(key)
 
     def load(self, key: str) -> Tensor:
         """A tensor on the CPU, mapped from its file where the format allows: no bytes are read before they are used."""
@@ -204,6 +209,10 @@ class _Safetensors:
     def dtype(self, key: str) -> torch.dtype:
         return self.spans[key].dtype
 
+    def mapped(self, key: str) -> bool:
+        span = self.spans[key]
+        return span.begin < span.end and span.begin % span.dtype.itemsize == 0
+
     def load(self, key: str) -> Tensor:
         span = self.spans[key]
         if span.begin == span.end:
@@ -319,6 +328,9 @@ class _Pickled:
 
     def dtype(self, key: str) -> torch.dtype:
         return self._tensors[key].dtype
+
+    def mapped(self, key: str) -> bool:
+        return False
 
     def load(self, key: str) -> Tensor:
         return self._tensors[key]

@@ -21,7 +21,7 @@ def quantize(
     ref: str = typer.Argument(..., help="A folder, a hub id, or an embedded name such as regard/shakespeare."),
     output: Path = typer.Option(..., "-o", "--output", help="The folder to write."),
     to: str = typer.Option("int8", "--to", help="int8, bf16 or int4."),
-    head: bool = typer.Option(False, "--head", help="The language head too."),
+    head: bool = typer.Option(None, "--head/--no-head", help="The language head too; unsaid, where a model writes."),
     force: bool = typer.Option(False, "--force", help="Take a precision even if it is slower on this processor."),
     check: Path | None = typer.Option(None, "--check", help="A text file to compare the two models on."),
 ) -> None:
@@ -29,6 +29,7 @@ def quantize(
     import regard
     from regard.adapt import quantize as change
     from regard.adapt.quantize import KINDS
+    from regard.native import writes
 
     if to not in KINDS:
         raise ValueError(f"--to is {to!r:.80}; allowed: {', '.join(KINDS)}")
@@ -40,7 +41,7 @@ def quantize(
     rows = None if check is None else _rows(model, check)
     before = None if rows is None else _measured(model, rows)
     size = sum(p.nbytes for p in model.parameters())
-    change(model, to, head=head, force=force)  # type: ignore[arg-type]
+    change(model, to, head=writes(model) if head is None else head, force=force)  # type: ignore[arg-type]
     model.save_pretrained(output)
     after = sum(file.stat().st_size for file in output.glob("*.safetensors"))
     typer.echo(

@@ -12,14 +12,15 @@ from typing import TypeVar
 
 from torch import nn
 
+from regard.adapt.quantized import Quantized
 from regard.models.model import Model
 from regard.native.build import NoKernels
 from regard.native.layout import kernels, level
-from regard.native.run import NativeLinear, NativeStack, put, taken
+from regard.native.run import NativeLinear, NativeStack, TorchBranch, put, taken
 from regard.native.weights import PRECISIONS, Precision, Store
 from regard.nn import LanguageHead
 
-__all__ = ["NoKernels", "apply", "available", "level", "reason", "remove", "unknown"]
+__all__ = ["NoKernels", "apply", "available", "level", "reason", "remove", "taken", "unknown", "writes"]
 
 M = TypeVar("M", bound=Model)
 
@@ -38,29 +39,41 @@ def available() -> bool:
     return reason() is None
 
 
-def apply(model: M, precision: Precision = "auto", *, required: bool = False) -> M:
+def apply(model: M, precision: Precision = "auto", *, required: bool = False, quiet: bool = False) -> M:
     """Let a model's decoder and its head write with the kernels; the same model, changed in place.
 
     `precision`: "auto" reads weights as they are (float32, bfloat16, or quantized before); "fp32", "bf16", "int8" (a
-    scale per output) and "int4" (a scale per 32 inputs) read copies made of them. Without kernels, says so once and
-    leaves the model as it is, or raises NoKernels where they are `required`.
+    scale per output) and "int4" (a scale per 32 inputs) read copies made of them. Quantized linears also read prompts
+    so. Where there are no kernels, or none for this model, says so (unless `quiet`) and leaves the model as it is, or
+    raises NoKernels where they are `required`.
     Raises ValueError for another precision, and for a model without a decoder.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
-    if model.decoder is None:
+    if not writes(model):
         raise ValueError(f"{model.architecture or 'this model'} does not write: it has no decoder to run natively")
+    assert model.decoder is not None
     remove(model)
-    if (why := reason()) is not None:
-        if required:
-            raise NoKernels(why)
+    why = reason() if model.device.type == "cpu" else f"the kernels are for a CPU, and this model is on {model.device}"
+    if why is None:
+        store = Store(precision)
+        stack = NativeStack(model.decoder.stack, store)
+        if not all(isinstance(one, TorchBranch) for layer in stack.branches.values() for one in layer):
+            put(model.decoder.stack, "through", stack)
+            for linear in {model.head.out, *(m for m in model.decoder.stack.modules() if isinstance(m, Quantized))}:
+                put(linear, "forward", NativeLinear(linear, store))
+            return model
+        why = f"the kernels know no part of its layers: {', '.join(stack.unknown[:3])}"
+    if required:
+        raise NoKernels(why)
+    if not quiet:
         print(f"regard: writing goes through torch, as {why}", file=sys.stderr)
-        return model
-    store = Store(precision)
-    put(model.decoder.stack, "through", NativeStack(model.decoder.stack, store))
-    if isinstance(model.head, LanguageHead):
-        put(model.head.out, "forward", NativeLinear(model.head.out, store))
     return model
+
+
+def writes(model: Model) -> bool:
+    """Whether a model writes text token by token."""
+    return model.decoder is not None and isinstance(model.head, LanguageHead)
 
 
 def remove(model: M) -> M:

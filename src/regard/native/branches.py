@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.native import layout
+from regard.native.threads import threads
 from regard.native.weights import Store, Unknown, same_kind
 from regard.nn import ACTIVATIONS, Attend, Attention, Context, FeedForward, Sublayer
 
@@ -24,7 +25,7 @@ class Pass:
     def __init__(self, x: Tensor, ctx: Context):
         self.ctx, self.length, self.dtype = ctx, x.shape[1], x.dtype
         self.x = torch.empty(x.shape[0] * x.shape[1], x.shape[2]).copy_(x.reshape(-1, x.shape[2]))
-        self.rows, self.threads = self.x.shape[0], torch.get_num_threads()
+        self.rows, self.threads = self.x.shape[0], threads()
         self.to = self.where = self.x.data_ptr()
         self.views: dict[object, object] = {}
         self.kept: list[Tensor] = []

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
 
+from regard.adapt.quantized import Quantized
 from regard.native import layout
 from regard.native.branches import FLOATS, AttentionBranch, Branch, Pass, branch
+from regard.native.threads import threads
 from regard.native.weights import Store, Unknown
 from regard.nn import Context, Layer, Stack
 
 ROWS = 32
 """Above so many rows torch's matrix products, which reuse what they read, are left to do the work."""
+_AT_ONCE = 64  # rows that the kernels take
 
 
 class TorchBranch(Branch):
@@ -118,9 +121,9 @@ class NativeStack:
                 one(p)
         return p.x.view(x.shape).to(x.dtype)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __reduce__(self) -> Any:
         """A copy of the model is torch's."""
-        return type(self.stack).through.__get__(memo[id(self.stack)])
+        return getattr, (self.stack, "through")
 
     def _ready(self, ctx: Context) -> bool:
         """Whether every attention finds its cache begun. Layers have all begun, or none."""
@@ -132,33 +135,37 @@ class NativeStack:
 
 
 class NativeLinear:
-    """Stands in for a linear's `forward`."""
+    """Stands in for a linear's `forward`; for a quantized one with any number of rows, so that its weights need be in
+    memory in one form only."""
 
     def __init__(self, module: nn.Module, store: Store):
-        self.module, self.torch = module, type(module).forward.__get__(module)
+        self.most = None if isinstance(module, Quantized) else ROWS
+        self.module, self.torch, self.store = module, type(module).forward.__get__(module), store
         self.structure = store.linear(module)
         self.address, self.call = layout.address(self.structure), layout.kernels().rg_linear
         self.watch = Watch(module)
 
     def __call__(self, x: Tensor) -> Tensor:
-        fits = few(x) and x.shape[-1] == self.structure.in_ and self.watch.unchanged()
+        fits = few(x, self.most) and x.shape[-1] == self.structure.in_ and self.watch.unchanged()
         if not fits:
             return self.torch(x)  # type: ignore[no-any-return]
         flat = x.reshape(-1, x.shape[-1]).float().contiguous()
         y = torch.empty(flat.shape[0], self.structure.out)
-        self.call(self.address, flat.shape[0], torch.get_num_threads(), flat.data_ptr(), y.data_ptr())
+        for a, b in zip(flat.split(_AT_ONCE), y.split(_AT_ONCE), strict=True):
+            self.call(self.address, a.shape[0], threads(), a.data_ptr(), b.data_ptr())
         return y.view(*x.shape[:-1], -1).to(x.dtype)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __reduce__(self) -> Any:
         """A copy of the model is torch's."""
-        return type(self.module).forward.__get__(memo[id(self.module)])
+        return getattr, (self.module, "forward")
 
 
-def few(x: Tensor) -> bool:
-    """Whether x is few rows on the CPU that nobody differentiates, traces or casts."""
+def few(x: Tensor, most: int | None = ROWS) -> bool:
+    """Whether x is few rows on the CPU (None: or many) that nobody differentiates, traces or casts."""
     return (
         x.ndim > 1
-        and 0 < x.numel() <= ROWS * x.shape[-1]
+        and x.numel() > 0
+        and (most is None or x.numel() <= most * x.shape[-1])
         and x.dtype in FLOATS
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()

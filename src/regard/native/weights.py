@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.adapt.quantized import HalfLinear, Int4Linear, Int8Linear, round4, round8
+from regard.checkpoint.memory import give_back
 from regard.native import layout
+from regard.native.threads import threads
 from regard.nn import LayerScale, Linear, RMSNorm, TanhGate
 
 Precision = Literal["auto", "fp32", "bf16", "int8", "int4"]
@@ -101,6 +103,8 @@ class Store:
     def _packed(self, kind: str, weight: Tensor, scale: Tensor, module: Any) -> layout.Linear:
         out, inputs, bias = weight.shape[0], module.in_features, self.vector(module.bias)
         packed = pack8(weight) if kind == "int8" else pack4(weight, scale)
+        if getattr(module, "mapped", False) and not weight.is_inference() and weight._version == 0:
+            give_back(weight)  # nobody has written to it: it can be read again
         rates = F.pad(scale.detach().float(), (0, -out % 64)).contiguous() if kind == "int8" else None
         self.parts.append(packed)
         return layout.Linear(self.pointer(packed), self.pointer(rates), bias, out, inputs, layout.KINDS[kind])
@@ -115,7 +119,7 @@ def pack8(weight: Tensor) -> Tensor:
     weight = weight.detach().contiguous()
     out, inputs = weight.shape
     packed = torch.empty(_up(out) * _up(inputs), dtype=torch.uint8)
-    layout.kernels().rg_pack8(weight.data_ptr(), out, inputs, packed.data_ptr(), torch.get_num_threads())
+    layout.kernels().rg_pack8(weight.data_ptr(), out, inputs, packed.data_ptr(), threads())
     return packed
 
 
