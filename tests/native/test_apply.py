@@ -115,9 +115,14 @@ def test_hooks_see_torch(model, rows):
 def test_many_rows_and_gradients_are_torchs(gpt2):
     model = native.apply(gpt2, required=True)
     calls = reads(model)
-    many = [[3, 4 + i] for i in range(33)]
-    model.generate(many, max_new_tokens=3, eos_token_id=None)
+    many = [[3, 4 + i % 50] for i in range(33)]
+    expected = model.generate(many, max_new_tokens=3, eos_token_id=None)
     assert len(calls) == 3
+    native.apply(model, "int8", required=True)
+    calls = reads(model)
+    assert torch.equal(model.generate(many, max_new_tokens=3, eos_token_id=None)[:, :2], expected[:, :2])
+    assert len(calls) == 1, "with int8 the kernels take many rows too"
+    native.apply(model, required=True)
     out = model(input_ids=torch.tensor([[3, 4]])).logits
     out.sum().backward()
     assert model.decoder.stack.layers[0].attn.fn.q.weight.grad is not None
@@ -141,6 +146,21 @@ def test_exchanged_modules_and_weights_are_noticed(gpt2, rows):
     model.double()
     model.generate(rows, **OPTIONS)
     assert len(calls) == 12
+
+
+def test_beams_are_the_same_among_many(model, rows):
+    """Beams of int8, whose rows the kernels look up in a table, beside those of each input alone."""
+    native.apply(model, "int8", required=True)
+    options = {"num_beams": 5, "max_new_tokens": 16, "return_dict_in_generate": True, "bad_words_ids": [[5], [7]]}
+    together = model.generate([*rows, *rows], **options)
+    for i, row in enumerate([*rows, *rows]):
+        alone = model.generate([row], **options)
+        new = int(alone.lengths[0])
+        assert (
+            together.sequences[i, together.sequences.shape[1] - 16 :][:new].tolist()
+            == alone.sequences[0, -new:].tolist()
+        )
+    assert not {5, 7} & set(together.sequences[:, -16:].flatten().tolist()) - {model.config.tokens.pad}
 
 
 @pytest.mark.parametrize(

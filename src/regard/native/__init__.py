@@ -14,6 +14,7 @@ from torch import nn
 
 from regard.adapt.quantized import Quantized
 from regard.models.model import Model
+from regard.native.best import NativeBest
 from regard.native.build import NoKernels
 from regard.native.layout import kernels, level
 from regard.native.run import NativeLinear, NativeStack, TorchBranch, put, taken
@@ -60,8 +61,9 @@ def apply(model: M, precision: Precision = "auto", *, required: bool = False, qu
         stack = NativeStack(model.decoder.stack, store)
         if not all(isinstance(one, TorchBranch) for layer in stack.branches.values() for one in layer):
             put(model.decoder.stack, "through", stack)
-            for linear in {model.head.out, *(m for m in model.decoder.stack.modules() if isinstance(m, Quantized))}:
+            for linear in {model.head.out, *(m for m in model.modules() if isinstance(m, Quantized))}:
                 put(linear, "forward", NativeLinear(linear, store))
+            put(model.head, "best", NativeBest(model.head, store))
             return model
         why = f"the kernels know no part of its layers: {', '.join(stack.unknown[:3])}"
     if required:

@@ -19,7 +19,8 @@ from regard.nn import Context, Layer, Stack
 
 ROWS = 32
 """Above so many rows torch's matrix products, which reuse what they read, are left to do the work."""
-_AT_ONCE = 64  # rows that the kernels take
+MANY = 1024
+"""So many rows the kernels of attention take; with weights of int8 they are faster than torch up to there."""
 
 
 class TorchBranch(Branch):
@@ -88,6 +89,7 @@ class NativeStack:
         self.unknown: list[str] = []  # paths of what torch goes on computing
         self.branches = {i: self._layer(i, layer) for i, layer in enumerate(stack.layers)}
         self.watch = Watch(stack)
+        self.most = MANY if store.kinds == {layout.KINDS["int8"]} else ROWS
 
     def _layer(self, i: int, layer: nn.Module) -> list[Branch]:
         dim = self.stack.config.dim
@@ -111,10 +113,18 @@ class NativeStack:
         return TorchBranch(module)
 
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
-        if not few(x) or ctx.lengths is not None or ctx.cache is None or self.stack.training or self.watch.hooked():
+        if (
+            not few(x, self.most)
+            or ctx.lengths is not None
+            or ctx.cache is None
+            or self.stack.training
+            or self.watch.hooked()
+        ):
             return self.torch(x, ctx)
         if ctx.groups[0].q_valid is not None or not self._ready(ctx) or not self.watch.unchanged():
             return self.torch(x, ctx)
+        if self.unknown:  # parts of torch move rows themselves, which views made before would not know
+            ctx.cache.settle()
         p = Pass(x, ctx)
         for ctx.layer, index in enumerate(self.stack.config.order):
             for one in self.branches[index]:
@@ -151,8 +161,7 @@ class NativeLinear:
             return self.torch(x)  # type: ignore[no-any-return]
         flat = x.reshape(-1, x.shape[-1]).float().contiguous()
         y = torch.empty(flat.shape[0], self.structure.out)
-        for a, b in zip(flat.split(_AT_ONCE), y.split(_AT_ONCE), strict=True):
-            self.call(self.address, a.shape[0], threads(), a.data_ptr(), b.data_ptr())
+        self.call(self.address, flat.shape[0], threads(), flat.data_ptr(), y.data_ptr())
         return y.view(*x.shape[:-1], -1).to(x.dtype)
 
     def __reduce__(self) -> Any:

@@ -82,6 +82,11 @@ class Store:
             self._linears[id(module)] = self._linear(module)
         return self._linears[id(module)]
 
+    @property
+    def kinds(self) -> set[int]:
+        """The kinds of all linears so far."""
+        return {linear.kind for linear in self._linears.values()}
+
     def _linear(self, module: nn.Module) -> layout.Linear:
         if isinstance(module, Int8Linear | Int4Linear):
             self.sources.append(module.scale)
