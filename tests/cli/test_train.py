@@ -157,6 +157,20 @@ def test_adapters(say: Any, base: Path, tmp_path: Path, adapter: str) -> None:
     assert status == 0 and ("fox" in out or "dog" in out) and err == ""
 
 
+def test_an_adapter_on_int8(say: Any, base: Path, tmp_path: Path) -> None:
+    data = labelled(tmp_path)
+    table = 'adapter={kind="lora", r=2, precision="int8"}'
+    command = ["train", "classification", f"model={base}", f"data.train={data}", "data.valid=0.25", *SMALL]
+    status, printed, err = say(*command, table, "learning_rate=0.01", "-o", "run", "--json")
+    assert status == 0, err
+    assert "model.safetensors" not in {p.name for p in Path("run/best").iterdir()}
+    status, judged, err = say("evaluate", "run/best", "run/recipe.toml", "--json")  # on the weights as they were
+    assert status == 0, err
+    assert result(judged)["loss"] == pytest.approx(result(printed)["validation"]["loss"], rel=0.02)
+    status, _, err = say(*command, 'adapter={kind="lora", precision="int3"}')
+    assert status == 2 and "adapter.precision: " in err and "allowed: bf16, int8, int4" in err
+
+
 def test_fresh_forgets_a_run(say: Any, base: Path, tmp_path: Path) -> None:
     data = labelled(tmp_path)
     command = ["train", "classification", f"model={base}", f"data.train={data}", "batch_size=4", "-o", "run"]

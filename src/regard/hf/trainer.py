@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from regard.checkpoint.save import save
+import regard
+from regard import adapt
+from regard.adapt.adapters import adapters
 from regard.models.model import Model, Output
 from regard.training.base import Dataset, Objective, Row
 from regard.training.config import TrainConfig, settings
 from regard.training.evaluate import evaluate
+from regard.training.folder import keep
 from regard.training.loop import History, fit
 from regard.training.objectives.choose import objective_for
 from regard.training.problem import Problem
@@ -174,14 +177,23 @@ class Trainer:
             self.model, problem, args.config(per_epoch), folder=args.output_dir, resume=bool(resume_from_checkpoint)
         )
         if args.load_best_model_at_end and (Path(args.output_dir) / "best").is_dir():
-            import regard
-
-            best = regard.load(Path(args.output_dir) / "best", with_processor=False)
-            self.model.load_state_dict(best.state_dict())
+            self._take(Path(args.output_dir) / "best")
         losses = [loss for _, loss in self.history.losses]
         seconds = self.history.progress.seconds
         mean = float(np.mean(losses)) if losses else math.nan
         return TrainOutput(self.history.progress.step, mean, {"train_loss": mean, "train_runtime": seconds})
+
+    def _take(self, folder: Path) -> None:
+        """Put the weights that a folder keeps, or those of the adapter at work, into the model."""
+        record = adapters(self.model)
+        if not record.plans:
+            best = regard.load(folder, with_processor=False)
+            self.model.load_state_dict(best.state_dict())
+            return
+        name = record.active[0]
+        adapt.delete(self.model, name)
+        adapt.load_adapter(self.model, folder, name, trainable=True)
+        self.model.eval()
 
     def evaluate(self, eval_dataset: Dataset | None = None) -> dict[str, float]:
         """{"eval_loss": ..., "eval_" + what `compute_metrics` gives}."""
@@ -210,8 +222,8 @@ class Trainer:
         return np.stack(found), np.asarray(labels), {}
 
     def save_model(self, output_dir: str | None = None) -> None:
-        """Write the model and its tokenizer to a folder."""
-        save(self.model, output_dir or self.args.output_dir)
+        """Write the model, or the adapter at work, and the tokenizer to a folder."""
+        keep(self.model, Path(output_dir or self.args.output_dir))
 
 
 class _Rows:

@@ -284,7 +284,7 @@ def _check_options(make: Any, name: str, options: Mapping[str, Any]) -> None:
 
 def _adapt(model: Model, table: Mapping[str, Any], kind_of_training: Kind) -> None:
     options = {"task_type": _TASK_TYPES.get(kind_of_training.head), **table}
-    kind = str(options.pop("kind", "lora"))
+    kind, precision = str(options.pop("kind", "lora")), options.pop("precision", None)
     kinds = {"lora": adapt.LoraConfig, "ia3": adapt.IA3Config, "prefix": adapt.PrefixTuningConfig}
     if kind not in kinds:
         raise ValueError(f"adapter.kind is {kind!r}; allowed: {', '.join(kinds)}")
@@ -295,6 +295,11 @@ def _adapt(model: Model, table: Mapping[str, Any], kind_of_training: Kind) -> No
         config = kinds[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
     except TypeError as error:
         raise ValueError(f"adapter: {str(error).partition(') ')[2] or error}") from None
+    if precision is not None:
+        try:
+            adapt.quantize(model, precision, force=True)  # to hold less, even where that is slower
+        except ValueError as error:
+            raise ValueError(f"adapter.precision: {error}") from None
     adapt.add(model, config)
 
 

@@ -73,14 +73,7 @@ class RunFolder:
         """
         if not (self.leader and model.raw):
             return
-        if not adapters(model).plans:
-            save(model, self.path / name)
-            return
-        save_adapter(model, self.path / name)
-        raw = {**model.raw, "architectures": [model.architecture]}
-        write_json(self.path / name / "config.json", raw)  # it names the head and the classes
-        if model.processor is not None:
-            model.processor.save_pretrained(self.path / name)
+        keep(model, self.path / name)
 
     def draw(self) -> None:
         """The loss curve as loss.png, if matplotlib is installed."""
@@ -89,6 +82,19 @@ class RunFolder:
 
             with atomic(self.path / "loss.png") as temporary:
                 loss_figure(self.log.records()).savefig(temporary, format="png", dpi=150)
+
+
+def keep(model: Model, folder: Path) -> None:
+    """Write a model, or the adapter at work on it, to a folder that `regard.load` opens."""
+    record = adapters(model)
+    if not record.plans:
+        save(model, folder)
+        return
+    save_adapter(model, folder, record.active[0])
+    raw = {**model.raw, "architectures": [model.architecture]}
+    write_json(folder / "config.json", raw)  # it names the head and the classes
+    if model.processor is not None:
+        model.processor.save_pretrained(folder)
 
 
 class Log:
