@@ -10,6 +10,7 @@ import torch
 import regard
 from regard.models.registry import families
 from regard.nn import Stack
+from regard.training.devices import run_all_layers
 from tests.models import oracle
 
 transformers = pytest.importorskip("transformers", reason="the reference library is not installed (extra: oracle)")
@@ -84,3 +85,16 @@ def test_an_average_of_states_takes_a_state_twice_where_a_layer_is_left_out() ->
 def test_all_layers_is_not_allowed() -> None:
     with pytest.raises(ValueError, match=r"layer_drop is 1\.0; allowed: 0 to below 1"):
         regard.from_config({**families()["opt"].tiny["opt"], "layerdrop": 1.0})
+
+
+def test_devices_that_share_layers_out_run_them_all() -> None:
+    ours = regard.from_config({**families()["opt"].tiny["opt"], "layerdrop": 0.999, "dropout": 0.0}).train()
+    ran = []
+    for layer in ours.decoder.stack.layers:  # type: ignore[union-attr]
+        layer.register_forward_hook(lambda *_: ran.append(1))
+    ours(torch.tensor([[5, 6, 7]]))
+    assert len(ran) < len(ours.decoder.stack.layers)  # type: ignore[union-attr]
+    ran.clear()
+    run_all_layers(ours)
+    ours(torch.tensor([[5, 6, 7]]))
+    assert len(ran) == len(ours.decoder.stack.layers)  # type: ignore[union-attr]

@@ -190,7 +190,7 @@ def test_whether_training_hides_where_nothing_is_said(family, default):
     assert front.hidden_moments == (RunsConfig(part=0.05, span=10, least=2) if default else None)
     assert regard.from_config({**tiny, "apply_spec_augment": False}).config.encoder.front.hidden_moments is None
     with pytest.raises(ValueError, match="mask_time_length is 0"):
-        regard.from_config({**tiny, "mask_time_length": 0})
+        regard.from_config({**tiny, "apply_spec_augment": True, "mask_time_length": 0})
 
 
 def rewritten(folder, tmp_path, change):

@@ -72,3 +72,20 @@ def test_every_objective_ends_in_a_model_that_opens(name: str, tmp_path: Path) -
         task, given = TASKS[name]
         path = tmp_path / given
         assert regard.pipeline(task, str(tmp_path / "run" / "best"))(str(path) if path.is_file() else given)
+
+
+def test_only_images_that_are_learnt_from_change(tmp_path: Path) -> None:
+    wanted = recipe("images", tmp_path)
+    made = {k: v for k, v in wanted.data.items() if k != "augment"}
+    changing = recipe("images", tmp_path, data={**made, "augment": {"area": [0.5, 1.0], "warp": 0.1}})
+    plain, varied = build(wanted), build(changing)
+    assert varied.problem.train.augment.area == (0.5, 1.0) and varied.problem.valid.augment is None  # type: ignore
+    assert plain.problem.train.augment is None  # type: ignore[attr-defined]
+    losses = [fit(job.model, job.problem, **{**job.problem.options, **wanted.train}) for job in (plain, varied)]
+    assert losses[0].losses[0] != losses[1].losses[0]
+    assert (
+        fit(build(changing).model, varied.problem, **{**varied.problem.options, **wanted.train}).losses
+        == losses[1].losses
+    )
+    with pytest.raises(ValueError, match="data has the option 'augment', which rows like these do not have"):
+        build(recipe("classes", tmp_path, data={"train": CASES["classes"][3](tmp_path), "augment": True}))

@@ -66,12 +66,11 @@ def deepening(raw: Raw, stages: Sequence[StackConfig], rate: float = 0.0) -> tup
 
 def hidden_runs(raw: Raw, axis: str, part: float, least: int, *, applied: bool) -> RunsConfig | None:
     """What is hidden of "time" or "feature" while training; `applied`: also where the file does not say so."""
-    runs = RunsConfig(
-        part=raw.rate(f"mask_{axis}_prob", part),
-        span=raw.integer(f"mask_{axis}_length", 10),
-        least=raw.integer(f"mask_{axis}_min_masks", least, low=0),
-    )
-    return runs if runs.part and raw.flag("apply_spec_augment", applied) else None
+    part = raw.rate(f"mask_{axis}_prob", part)
+    if not part or not raw.flag("apply_spec_augment", applied):
+        return None
+    span, least = raw.integer(f"mask_{axis}_length", 10), raw.integer(f"mask_{axis}_min_masks", least, low=0)
+    return RunsConfig(part=part, span=span, least=least)
 
 
 def task_head(raw: Raw, kind: HeadKind, *, dropout: float = 0.0, bias: bool = True) -> HeadConfig:
