@@ -69,7 +69,8 @@ class Augment:
             return Augment() if value else None
         if not isinstance(value, Mapping) or not set(value) <= known:
             raise ValueError(f"augment is {value!r}; allowed: true, false, or a table of {', '.join(sorted(known))}")
-        return Augment(**{name: tuple(x) if isinstance(x, list) else x for name, x in value.items()})
+        fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in value.items()}
+        return Augment(**fields)
 
     def __call__(self, row: Row, rng: np.random.Generator) -> Row:
         """The row with its `pixel_values` (C, H, W) changed. Raises ValueError for other shapes."""
