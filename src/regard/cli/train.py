@@ -25,16 +25,35 @@ def train(
 ) -> None:
     """Train, fine-tune or adapt a model.
 
-    regard train classification model=FOLDER data.train=my.csv data.label=stars steps=500
+    \b
+    Tune a checkpoint on a table, ask it, judge it:
+      regard train classification model=FOLDER data.train=my.csv \\
+          data.text=review data.label=stars -o runs/stars
+      regard run text-classification "Never again." -m runs/stars/best
+      regard evaluate runs/stars/best other.csv text=review label=stars
 
-    RECIPE is a .toml file with the tables model, tokenizer, data, train, adapter and metrics, or one of: causal-lm,
-    masked-lm, span-corruption, denoising, seq2seq, classification, token-classification, question-answering, ctc,
-    image-text, sentence-pairs, self-distillation. Options of [train] need no table: steps, epochs, batch_size,
-    learning_rate, schedule, warmup, patience, goal, precision, seed, ...; docs/training.md names all.
+    \b
+    RECIPE is a .toml file with the tables model, tokenizer, data, train, adapter
+    and metrics; or an objective. Objectives, and the columns of the data that
+    they read (data.COLUMN=NAME says what your file calls one):
+      causal-lm, masked-lm   text (also span-corruption, denoising)
+      classification         text (and pair), image or audio; label
+      token-classification   words, tags
+      seq2seq                source, target; or image or audio, and text
+      question-answering     question, context, answers
+      sentence-pairs         first, second, perhaps negative
+      ctc                    audio, text
+      image-text             image, text
+      self-distillation      image
 
-    A tenth of the data is held out to judge the model, unless data.valid names a file. The run's folder holds its
-    recipe, its log, its states, and the model as `best` and `last`. The same command goes on with a run that was cut
-    off.
+    CHANGES go over the recipe. Options of training need no table before them: steps=500, epochs=3, batch_size=16,
+    learning_rate=5e-5, precision=bf16, eval_every=100, patience=3, seed=0, device=cpu. An adapter in place of all
+    weights is adapter.kind=lora; a new model is model={model_type="bert", ...} with tokenizer={kind="wordpiece",
+    vocab_size=8000}. docs/training.md has them all, and `regard data inspect FILE` shows what a file holds.
+
+    A tenth of the rows is held out to judge the model, unless data.valid names a file or a part. The run's folder
+    holds its recipe, its log, its states, and the model as `best` and `last`. The same command goes on with a run
+    that was cut off.
     """
     from regard.training.objectives import OBJECTIVES
     from regard.training.recipe import read_recipe
