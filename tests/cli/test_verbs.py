@@ -66,6 +66,12 @@ def test_run_on_texts_files_and_standard_input(gpt2: Any, tmp_path: Path) -> Non
     [
         (["run", "text-generatoin", "x"], "did you mean 'text-generation'"),
         (["run", "fill-mask"], "needs input; try: regard run fill-mask"),
+        (["run", "text-generation", "x", "-m", "{gpt2}", "--precision", "int2"], "precision is 'int2'; allowed: auto"),
+        (["run", "text-generation", "x", "-m", "{gpt2}", "--draft", "/no/such"], "there is no folder '/no/such'"),
+        (
+            ["run", "text-generation", "x", "-m", "{gpt2}", "prompt_lookup_num_tokens=0"],
+            "allowed: an integer from 1 to",
+        ),
         (["run", "text-generation", "x", "-m", "/no/such/folder"], "there is no folder '/no/such/folder'"),
         (["run", "text-generation", "@/no/such/file", "-m", "{gpt2}"], "there is no file '/no/such/file'"),
         (["run", "text-generation", "x", "temprature=2", "-m", "{gpt2}"], "did you mean 'temperature'"),

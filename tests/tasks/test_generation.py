@@ -110,6 +110,18 @@ def test_a_batch_gives_what_each_gives_alone(gpt2: Any) -> None:
         same(pipe(PROMPTS, **options), [pipe(prompt, **options) for prompt in PROMPTS])
 
 
+def test_texts_that_wait_for_a_place_are_what_they_are_alone(gpt2: Any) -> None:
+    pipe = regard.pipeline("text-generation", gpt2[1], max_new_tokens=12)
+    texts = [f"{words} {n}" for n in range(3) for words in PROMPTS]
+    alone = [pipe(text, do_sample=False) for text in texts]
+    assert pipe(texts, do_sample=False, batch_size=2) == alone
+    assert pipe(texts, do_sample=False, prompt_lookup_num_tokens=4) == alone
+    small = regard.pipeline("text-generation", gpt2[1], assistant_model=gpt2[1], max_new_tokens=12)
+    assert small(texts[:3], do_sample=False) == alone[:3]
+    copies = {"seed": 5, "do_sample": True, "num_return_sequences": 3}
+    assert pipe(texts, batch_size=4, **copies) == [pipe(text, **copies) for text in texts]
+
+
 def test_without_any_word_of_length_256_tokens_are_drawn(gpt2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = regard.pipeline("text-generation", gpt2[1])
     seen: dict[str, Any] = {}

@@ -22,16 +22,20 @@ def chat(
     top_p: float = typer.Option(0.95, help="Sample from the likeliest tokens that make up this much."),
     seed: int | None = typer.Option(None, help="Makes the answers repeatable."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    precision: str = typer.Option("auto", help="Of linears: auto (as the file has them), fp32, bf16, int8 or int4."),
+    draft: str = typer.Option(None, help="A smaller checkpoint that guesses what the model will write."),
+    lookup: int = typer.Option(None, help="Guess so many tokens from where the last words occurred before."),
 ) -> None:
     """Chat with a model in the terminal; its folder must have a chat template."""
     from regard.front import load
 
-    loaded = load(model, dtype=dtype)
+    loaded = load(model, dtype=dtype, precision=precision)  # type: ignore[arg-type]
     tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(f"{model!r} has no chat template; use 'regard run text-generation' to continue a text")
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed}
     options |= {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    options |= {"prompt_lookup_num_tokens": lookup, "assistant_model": load(draft) if draft else None}
     talk = Talk(loaded, system, image)
     if sys.stdin.isatty():
         typer.echo(f"{_SEES if talk.sees else ''}{_HELP}.", err=True)

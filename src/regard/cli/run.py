@@ -28,6 +28,8 @@ def run(
     ),
     as_json: bool = typer.Option(False, "--json", help="One line of JSON for each item."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    precision: str = typer.Option("auto", help="Of linears: auto (as the file has them), fp32, bf16, int8 or int4."),
+    draft: str = typer.Option(None, help="A smaller checkpoint that guesses what a model will write."),
     device: str = typer.Option("cpu", help="cpu, cuda, ..."),
     batch_tokens: int = typer.Option(1024, help="Tokens worked on at once."),
 ) -> None:
@@ -42,7 +44,8 @@ def run(
         raise ValueError(f"--out is {str(out)!r}; for several inputs it must be a folder that is there")
     from regard import pipeline
 
-    pipe = pipeline(task, model=model, dtype=dtype, device=device, batch_tokens=batch_tokens)
+    how: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision, "batch_tokens": batch_tokens}
+    pipe = pipeline(task, model=model, assistant_model=draft, **how)
     if model is None:
         typer.echo(f"model: {pipe.model.name}, which comes with regard; -m names another", err=True)
     if out is not None:

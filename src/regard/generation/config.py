@@ -39,6 +39,10 @@ class GenerationConfig:
     Lengths are in tokens; `max_length` and `min_length` count the prompt as it is laid out (the widest of a batch, or
     the decoder's first tokens), `max_new_tokens` and `min_new_tokens` do not. `temperature` 0 means greedy.
     `seed` is one number or one per input; a row's text depends on its own seed only, not on the batch.
+    Rows above `batch_size` wait, and take the places of finished ones.
+    `prompt_lookup_num_tokens` guesses so many tokens from where the last ones (up to `max_matching_ngram_size`)
+    occurred before, `assistant_model` `num_assistant_tokens` by a smaller model of the same vocabulary; they are read
+    in one pass, which changes no token. Rows are then written one by one.
     """
 
     max_new_tokens: int | None = None
@@ -57,6 +61,12 @@ class GenerationConfig:
     typical_p: float = 1.0
     seed: int | tuple[int, ...] | None = None
     num_return_sequences: int = 1
+
+    batch_size: int | None = None
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int = 2
+    assistant_model: Any = None
+    num_assistant_tokens: int = 5
 
     num_beams: int = 1
     num_beam_groups: int = 1
@@ -118,6 +128,12 @@ class GenerationConfig:
             )
         if beams > 1 and copies > beams:
             raise ValueError(f"num_return_sequences is {copies}; allowed: at most num_beams, which is {beams}")
+        guesses = [n for n in ("prompt_lookup_num_tokens", "assistant_model") if getattr(self, n) is not None]
+        if len(guesses) > 1:
+            raise ValueError(f"{' and '.join(guesses)} are set; allowed: one of them")
+        alone = guesses or (["batch_size"] if self.batch_size is not None else [])
+        if beams > 1 and alone:
+            raise ValueError(f"{alone[0]} is set with num_beams={beams}; allowed: 1")
         if beams > 1 and self.streamer is not None:
             raise ValueError(f"streamer is set with num_beams={beams}; allowed: 1, as beams change what came before")
 
@@ -184,6 +200,11 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "typical_p": (lambda v: _is_number(v, 0, 1) and v > 0, "a number above 0, at most 1"),
     "seed": (lambda v: v is None or _is_seed(v) or _are(_is_seed)(v), "an integer of 0 or more, or one for each input"),
     "num_return_sequences": _COUNT,
+    "batch_size": (_or_none(_COUNT[0]), "an integer of 1 or more, or None for all"),
+    "prompt_lookup_num_tokens": (_or_none(lambda v: _is_int(v, 1, 31)), "an integer from 1 to 31, or None"),
+    "max_matching_ngram_size": (lambda v: _is_int(v, 1, 2**20), "an integer of 1 or more"),
+    "assistant_model": (_or_none(lambda v: hasattr(v, "generate")), "a loaded model, or None"),
+    "num_assistant_tokens": (lambda v: _is_int(v, 1, 31), "an integer from 1 to 31"),
     "num_beams": _COUNT,
     "num_beam_groups": _COUNT,
     "diversity_penalty": (lambda v: _is_number(v, 0), "a number of 0 or more"),
@@ -218,6 +239,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "output_scores": _FLAG,
     "return_dict_in_generate": _FLAG,
 }
+_CALLED = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn")
 # What may be given alone where several are possible.
 _ONE_OR_MORE = (
     *("stop_strings", "eos_token_id", "forced_eos_token_id", "logits_processor", "stopping_criteria"),
@@ -272,7 +294,7 @@ def from_checkpoint(generation: Mapping[str, Any], raw: Mapping[str, Any]) -> di
         if name in found and found[name] not in off:
             log.warning("%s sets %s=%s, which is not built here and has no effect", where, name, found[name])
     options = {name: value for name, value in found.items() if name in _DEFAULTS}
-    for name in ("streamer", "tokenizer", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"):
+    for name in ("assistant_model", "streamer", "tokenizer", *_CALLED):
         options.pop(name, None)
     for name in ("pad_token_id", "bos_token_id", "decoder_start_token_id", "eos_token_id"):
         if name in options:  # some files write -1 for "none"

@@ -26,11 +26,22 @@ class Decoding:
     with its prompts, by name, such as images that stand among the words; a list has a row for each token of a prompt.
     """
 
+    guesses = False  # whether scores of several steps are made at once
+
     def __init__(self, model: Model, memory: Memory | None, total: int, beside: Mapping[str, Any] | None = None):
         self.model, self.total, self.beside = model, total, dict(beside or {})
         self.memory = None if memory is None else memory.padded()
+        self.inputs = self.memory  # of all inputs, also those whose turn has not come
+        self.which: Tensor | None = None  # the input of each row
         self.limit = limit(model)
         self.cache: KVCache | None = None
+
+    def begin(self, inputs: Tensor) -> None:
+        """Only these inputs are worked on, before anything was read."""
+        self.which = inputs.clone()
+        if self.inputs is not None:
+            every = inputs.tolist() == list(range(len(self.inputs.hidden)))
+            self.memory = self.inputs if every else self.inputs.select(inputs)
 
     def next(self, ids: Tensor) -> Tensor:
         """Scores (R, V) float32 of what follows a history (R, T), padded on the left with -1."""
@@ -46,7 +57,7 @@ class Decoding:
         cache = self.cache
         if cache is None or (self.limit is not None and max(cache.lengths) >= self.limit):
             return self._read([self._window(row, ids.shape[1], i) for i, row in enumerate(ids)])
-        return self._hidden(ids[:, -1:], cache)[:, -1]
+        return self.read_on(ids[:, -1:], cache)[:, -1]
 
     def _window(self, row: Tensor, width: int, i: int) -> Tensor:
         """The tokens that a row still knows: all, or so many of the last that the rest fits (at least half)."""
@@ -66,7 +77,7 @@ class Decoding:
         laid = torch.stack if equal else torch.cat
         beside = {name: laid(value) if isinstance(value, list) else value for name, value in self.beside.items()}
         if equal:
-            last = self._hidden(torch.stack(rows), cache, **beside)[:, -1]
+            last = self.read_on(torch.stack(rows), cache, **beside)[:, -1]
         elif isinstance(self.model, SingleTower):
             hidden, _ = self.model.hidden(torch.cat(rows), lengths=lengths, cache=cache, **beside)
             last = hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
@@ -74,17 +85,29 @@ class Decoding:
             ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
             ends = torch.tensor(lengths, device=ids.device)
             mask = (torch.arange(ids.shape[1], device=ids.device) < ends[:, None]).long()
-            hidden = self._hidden(ids, cache, mask)
+            hidden = self.read_on(ids, cache, mask)
             last = hidden[torch.arange(len(rows), device=ids.device), ends - 1]
         self.beside = {}  # the cache holds it now
         return last
 
-    def _hidden(self, ids: Tensor, cache: KVCache, mask: Tensor | None = None, **beside: Any) -> Tensor:
+    def read_on(self, ids: Tensor, cache: KVCache, mask: Tensor | None = None, **beside: Any) -> Tensor:
+        """States (R, T, C) of tokens (R, T) that continue the cache's rows."""
         if isinstance(self.model, EncoderDecoder):
             assert self.memory is not None
             return self.model.hidden(ids, self.memory, mask, cache=cache)[0]
         assert isinstance(self.model, SingleTower)
         return self.model.hidden(ids, mask, cache=cache, **beside)[0]
+
+    def replace(self, rows: Tensor, inputs: Tensor, ids: Tensor) -> None:
+        """Let rows (n,) go on from other inputs (n,) and their histories (n, T), whose last columns come next."""
+        fresh = Decoding(self.model, None if self.inputs is None else self.inputs.select(inputs), self.total)
+        fresh.hidden(ids)
+        assert self.cache is not None and fresh.cache is not None
+        fresh.cache.crop([n - 1 for n in fresh.cache.lengths])
+        self.cache.replace(rows, fresh.cache)
+        if self.inputs is not None and self.which is not None:
+            self.which[rows] = inputs
+            self.memory = self.inputs.select(self.which)
 
     def select(self, rows: Tensor, *, memory: bool = True) -> None:
         """Keep these rows in this order. `memory=False`: rows only change places within one input."""
@@ -92,3 +115,4 @@ class Decoding:
             self.cache.select(rows, memory=memory)
         if memory and self.memory is not None:
             self.memory = self.memory.select(rows)
+            self.which = None if self.which is None else self.which[rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from regard.generation.beam import beam_search
 from regard.generation.config import GenerationConfig, from_checkpoint, resolve
 from regard.generation.decode import Decoding, limit
+from regard.generation.guess import Draft, Guess, Guessing, Lookup
 from regard.generation.job import Job, Written
 from regard.generation.processors import Facts, build_processors
 from regard.generation.prompt import Prompt, prompt
@@ -121,6 +122,8 @@ def steps(model: Model, config: GenerationConfig, inputs: Inputs, options: Mappi
     with torch.inference_mode():
         job, start = _prepare(model, config, inputs, options)
         out = Written.empty(job, start.ids.shape[0] * config.num_return_sequences)
+    if job.at_once < len(out.tokens):
+        raise ValueError(f"{len(out.tokens)} rows are streamed, and {job.at_once} can be written at once; stream fewer")
     found = search(job, out, watched=True)
     while True:
         with torch.inference_mode():  # not held while the caller works with a step
@@ -170,9 +173,63 @@ def _prepare(model: Model, config: GenerationConfig, inputs: Inputs, options: Ma
     by_token = () if memory is not None else getattr(front, "by_token", ())
     beside: dict[str, Any] = {} if memory is not None else inputs.other
     rows = {name: start.beside(beside[name], name, inputs.lengths) for name in by_token if name in beside}
-    decoding = Decoding(model, memory, width + max_new, {**beside, **rows})
+    work = (model, memory, width + max_new, {**beside, **rows})
+    guesses = _guesses(model, config, inputs, source, width + max_new)
+    decoding = Decoding(*work) if guesses is None else Guessing(*work, guesses_for=guesses)
     rules, stop = build_processors(config, facts), Stop(config, width, pad, device)
-    return Job(config, decoding, start.ids, max_new, pad, vocab, rules, stop), start
+    every = start.ids.shape[0] * config.num_return_sequences
+    at_once = 1 if decoding.guesses else min(every, config.batch_size or every)
+    if at_once < every:
+        slides = decoding.limit is not None and decoding.limit + 1 < width + max_new
+        reasons = {"input beside the words": bool(beside), "output_scores": config.output_scores}
+        reasons |= {"a streamer": config.streamer is not None, "on_long_prompt='slide'": slides}
+        if why := next((name for name, found in reasons.items() if found), None):
+            what = "guessed tokens go" if decoding.guesses else f"batch_size is {config.batch_size} and goes"
+            raise ValueError(f"{what} with {why} only where all rows are written together; pass fewer inputs")
+    return Job(config, decoding, start.ids, max_new, pad, vocab, rules, stop, at_once), start
+
+
+def _guesses(
+    model: Model, c: GenerationConfig, inputs: Inputs, source: Tensor | None, total: int
+) -> Callable[[int], Guess] | None:
+    """What guesses tokens for each input, if any was asked for. Raises ValueError for a draft that does not fit."""
+    if c.prompt_lookup_num_tokens is None and c.assistant_model is None:
+        return None
+    assert model.decoder is not None
+    if any(rope.by_length for a in model.decoder.stack.attentions() if (rope := a.config.rope) is not None):
+        raise ValueError(f"{model.architecture}: its angles change with every token, so none can be read ahead")
+    if c.prompt_lookup_num_tokens is not None:
+        count, ngram = c.prompt_lookup_num_tokens, c.max_matching_ngram_size
+        return lambda i: Lookup(count, ngram, None if source is None else source[i][source[i] >= 0])
+    draft: Model = c.assistant_model
+    _check_draft(model, draft)
+    if not isinstance(model, EncoderDecoder) and inputs.other:
+        raise ValueError("assistant_model reads words alone, and this prompt has more; use prompt_lookup_num_tokens")
+    memory = _encoded(draft, c, inputs)[1] if isinstance(draft, EncoderDecoder) else None
+
+    def of(i: int) -> Guess:
+        mine = None if memory is None else memory.select(torch.tensor([i], device=draft.device))
+        return Draft(c.num_assistant_tokens, Decoding(draft, mine, total))
+
+    return of
+
+
+def _check_draft(model: Model, draft: Model) -> None:
+    """Raise a ValueError for a draft that does not write as the model does, with the same vocabulary."""
+    name = f"assistant_model is {draft.name or draft.architecture or 'a model'}"
+    if draft.decoder is None or not isinstance(draft.head, LanguageHead):
+        raise ValueError(f"{name}, which does not write")
+    if isinstance(draft, EncoderDecoder) != isinstance(model, EncoderDecoder):
+        raise ValueError(f"{name}; a draft and its model both have an encoder, or neither has")
+    assert isinstance(model.head, LanguageHead)
+    sizes = draft.head.config.vocab_size, model.head.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{name} with a vocabulary of {sizes[0]}; that of the model has {sizes[1]}: they must be one")
+    words = [getattr(getattr(m.processor, "tokenizer", m.processor), "get_vocab", None) for m in (draft, model)]
+    if words[0] is not None and words[1] is not None and words[0]() != words[1]():
+        raise ValueError(f"{name}, whose tokenizer has other words than the model's: they must be one")
+    if draft.device != model.device:
+        raise ValueError(f"{name} on {draft.device}; the model is on {model.device}")
 
 
 def _encoded(model: EncoderDecoder, config: GenerationConfig, inputs: Inputs) -> tuple[Prompt, Memory, Tensor | None]:

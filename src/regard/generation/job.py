@@ -15,7 +15,7 @@ from regard.generation.stop import Stop
 
 @dataclass
 class Job:
-    """`ids` (B, W): prompts padded on the left with -1. `max_new`: steps at most."""
+    """`ids` (B, W): prompts padded on the left with -1. `max_new`: steps at most. `at_once`: rows at work together."""
 
     config: GenerationConfig
     decoding: Decoding
@@ -25,6 +25,7 @@ class Job:
     vocab: int
     processors: list[Processor]
     stop: Stop
+    at_once: int
 
     def processed(self, ids: Tensor, rows: Tensor, new: int, scores: Tensor) -> Tensor:
         """Scores (R, V) after every rule; they may be changed in place."""
@@ -38,7 +39,7 @@ class Job:
         """The `count` likeliest tokens of each row after every rule, as `LanguageHead.best` gives them; None where
         somebody wants to see the scores of all."""
         banned = forbidden(self.processors, new)
-        if banned is None or self.config.output_scores or self.stop.criteria:
+        if banned is None or self.config.output_scores or self.stop.criteria or self.decoding.guesses:
             return None
         rule = None
         if banned:

@@ -121,6 +121,10 @@ class Task(Generic[O]):
         """Whether a pack has room for one piece more (not shorter than those in it)."""
         return sum(p.length for p in pack) + piece.length <= self.batch_tokens
 
+    def most(self, options: O) -> int | None:
+        """How many pieces a pack has at most, or None if there is no end."""
+        return options.batch_size
+
     def run(self, pieces: Sequence[Piece], options: O) -> list[Any]:
         """The model's output for each piece of a pack."""
         raise NotImplementedError
@@ -206,7 +210,8 @@ class Task(Generic[O]):
         pack: list[tuple[Job, int]] = []
         for job, i in work:
             inside = [other.pieces[k] for other, k in pack]
-            full = options.batch_size is not None and len(pack) >= options.batch_size
+            most = self.most(options)
+            full = most is not None and len(pack) >= most
             if pack and (full or not self.fits(inside, job.pieces[i], options)):
                 self._run(pack, options, meter)
                 pack = []

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from regard.tasks.base import Piece
 from regard.tasks.inputs import text_of
 from regard.tasks.options import TaskOptions
-from regard.tasks.writing import WritingOptions, WritingTask
+from regard.tasks.writing import MAX_ROWS, WritingOptions, WritingTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class TextGeneration(WritingTask[TextGenerationOptions]):
     """
 
     options: ClassVar[type[TaskOptions]] = TextGenerationOptions
+    lookahead = 4 * MAX_ROWS
+    refills = True
     fallback: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
 
     def is_one(self, inputs: Any) -> bool:

@@ -19,6 +19,7 @@ from regard.config import (
 )
 from regard.models.model import Model
 from regard.models.registry import family_of, head_of
+from regard.native import Precision
 from regard.tasks.base import Task
 from regard.tasks.parts import read_parts
 from regard.tasks.registry import TaskInfo, find_task
@@ -42,6 +43,8 @@ def pipeline(
     feature_extractor: Any = None,
     device: str | int | torch.device = "cpu",
     dtype: str | torch.dtype = "auto",
+    precision: Precision = "auto",
+    assistant_model: str | os.PathLike[str] | Model | None = None,
     batch_tokens: int = 1024,
     progress: bool | None = None,
     **defaults: Any,
@@ -52,14 +55,16 @@ def pipeline(
     checkpoint's own. Without a model, one that comes with this package does the task, where there is one.
     `batch_tokens` bounds the tokens that the model reads at once.
     `progress` shows a bar for long work: on a terminal only unless said. `defaults` are options of every call.
-    `device` and `dtype` are for a checkpoint; a loaded model stays as it is.
+    `device`, `dtype` and `precision` (as in `regard.load`) are for a checkpoint; a loaded model stays as it is.
+    `assistant_model` is a smaller model that guesses what a task that writes will write.
     Raises ValueError for an unknown task, or a checkpoint whose head is for something else.
     """
     info, named = find_task(task)
     ref = default_model(task, info.name) if model is None else model
     if ref is None:
         raise ValueError(f"no model for {task} comes with regard; give model= a folder, a hub id or a loaded model")
-    loaded = ref if isinstance(ref, Model) else _load(info, ref, device, dtype)
+    how = {"device": _device(device), "dtype": dtype, "precision": precision}
+    loaded = ref if isinstance(ref, Model) else _load(info, ref, how)
     if isinstance(ref, Model) and not {head_kind(loaded), "features"} & set(info.heads):
         raise _wrong_head(info, loaded.name or "this model", loaded.architecture, head_kind(loaded))
     _check_sense(info, loaded)
@@ -68,6 +73,9 @@ def pipeline(
     parts = read_parts(joined, given)
     parts.check(info.needs, info.name, loaded.name or "this model")
     defaults = {**named, **defaults}
+    if assistant_model is not None:
+        known = isinstance(assistant_model, Model)
+        defaults["assistant_model"] = assistant_model if known else front.load(assistant_model, device=_device(device))
     return info.load()(info, loaded, parts, batch_tokens=batch_tokens, progress=progress, defaults=defaults)
 
 
@@ -88,13 +96,10 @@ def head_kind(model: Model) -> str:
     return "causal-lm" if config.encoder is None else "masked-lm"
 
 
-def _load(
-    info: TaskInfo, ref: str | os.PathLike[str], device: str | int | torch.device, dtype: str | torch.dtype
-) -> Model:
+def _load(info: TaskInfo, ref: str | os.PathLike[str], how: dict[str, Any]) -> Model:
     """The checkpoint with the head that the task needs; ValueError where it holds another one."""
     folder = find(ref)
     raw, where = folder.json("config.json"), str(folder.path / "config.json")
-    how: dict[str, Any] = {"device": _device(device), "dtype": dtype}
     if raw is None:
         return front.load(ref, **how)  # says what is missing
     family = family_of(raw, where)

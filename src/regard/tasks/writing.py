@@ -14,7 +14,7 @@ from regard.tasks.options import O, TaskOptions, TextOptions, read_options
 
 MAX_ROWS = 64
 """Rows of a batch at most: each holds a cache that grows while it writes."""
-_OURS = ("tokenizer", "return_dict_in_generate", "output_scores")
+_OURS = ("tokenizer", "return_dict_in_generate", "output_scores", "batch_size")
 GENERATE = frozenset(field.name for field in dataclasses.fields(GenerationConfig)) - set(_OURS)
 """The options of `generate` that a call may give."""
 
@@ -51,6 +51,7 @@ class WritingTask(TextTask[O]):
 
     options: ClassVar[type[TaskOptions]] = WritingOptions
     lookahead = MAX_ROWS
+    refills: ClassVar[bool] = False  # whether pieces of a pack may wait for each other's places
     fallback: ClassVar[Mapping[str, Any]] = {}  # where neither the call nor the checkpoint says anything
 
     def setup(self) -> None:
@@ -134,9 +135,25 @@ class WritingTask(TextTask[O]):
         alone = settings.get("streamer") is not None or settings.get("max_time") is not None
         if alone or piece.note.lengths != pack[0].note.lengths:
             return False
+        if self.waits(settings):
+            return True
         copies = max(int(settings.get(name) or 1) for name in ("num_beams", "num_return_sequences"))
         rows = (len(pack) + 1) * copies
         return rows <= MAX_ROWS and rows * len(piece.ids) <= self.batch_tokens * 4
+
+    def waits(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a pack may have more rows than are written at once: the others take the places of finished ones."""
+        slides = settings.get("on_long_prompt") == "slide"
+        return self.refills and not slides and int(settings.get("num_beams") or 1) == 1
+
+    def most(self, options: O) -> int | None:
+        assert isinstance(options, WritingOptions)
+        return None if self.waits(self.settings(options)) else super().most(options)
+
+    def at_once(self, pieces: Sequence[Piece], options: O) -> int:
+        """Rows of a pack that are written together."""
+        longest = max(len(piece.ids) for piece in pieces)
+        return max(1, min(options.batch_size or MAX_ROWS, MAX_ROWS, self.batch_tokens * 4 // max(longest, 1)))
 
     def run(self, pieces: Sequence[Piece], options: O) -> list[list[list[int]]]:
         """For each piece its new tokens, once for every sequence that was asked for."""
@@ -144,6 +161,8 @@ class WritingTask(TextTask[O]):
         settings = {
             name: v for name, v in self.settings(options).items() if not name.endswith(("_length", "_new_tokens"))
         }
+        if self.waits(settings):
+            settings["batch_size"] = self.at_once(pieces, options)
         out = self.model.generate(
             *self.prompts(pieces),
             **settings,

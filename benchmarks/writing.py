@@ -1,0 +1,242 @@
+"""What comes on top of a step: sampling, streams, stop strings, ragged batches; places filled again; guessed tokens.
+
+    python -m benchmarks.writing [--threads 1] [--rounds 5] [--new 24] [--only extras,refill,guesses]
+
+GPT-2 (124 million random weights) in int8, through the native kernels. Ways take turns; times are medians of rounds, by
+the processor with --threads 1, else by the clock. "extras" and "guesses" time steps after a prompt of 32 tokens.
+"refill" writes texts whose lengths are log-normal (median 24 tokens), in fixed batches and with places filled again.
+With `--model FOLDER --text FILE` guesses are made on real text: the file's windows of 128 tokens are gone on from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import regard
+from regard import native
+from regard.generation.guess import Guess, Guessing
+
+PROMPT = 32
+Clock = Callable[[], float]
+
+
+class Words:
+    """A tokenizer as far as stop strings and streams need one: each id is a word."""
+
+    def decode(self, ids: Any, **options: Any) -> str:
+        return "".join(f" w{i}" for i in ids)
+
+
+def gpt2(precision: str = "int8") -> regard.Model:
+    """The model that is timed."""
+    raw = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "eos_token_id": None}
+    model = regard.from_config(raw, head="causal-lm", seed=0).eval()
+    if precision != "fp32":
+        regard.adapt.quantize(model, precision, head=True, force=True)  # type: ignore[arg-type]
+    return native.apply(model, required=True)
+
+
+def step(work: Callable[[int], object], new: int, clock: Clock) -> float:
+    """Seconds of a step: a long call less a short one."""
+    start = clock()
+    work(4)
+    middle = clock()
+    work(4 + new)
+    return (clock() - middle - (middle - start)) / new
+
+
+def turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The median of each way."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            found[name].append(way())
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def extras(model: regard.Model, new: int, rounds: int, clock: Clock) -> None:
+    """Options beside plain greedy, at one row and at eight."""
+    draw = torch.Generator().manual_seed(0)
+    words: Any = Words()
+    for batch in (1, 8):
+        ids = torch.randint(0, 50257, (batch, PROMPT), generator=draw)
+        ragged = [row[: PROMPT - 3 * i].tolist() for i, row in enumerate(ids)]
+        options: dict[str, dict[str, Any]] = {
+            "greedy": {},
+            "sampled (top_k 50, top_p 0.9)": {"do_sample": True, "top_p": 0.9, "seed": 1},
+            "streamed": {"streamer": lambda tokens: words.decode(tokens.tolist())},
+            "stop strings": {"stop_strings": ["never said"], "tokenizer": words},
+            "with log-probabilities": {"return_dict_in_generate": True},
+        }
+
+        def way(given: Any, more: dict[str, Any]) -> Callable[[], float]:
+            return lambda: step(lambda n: model.generate(given, max_new_tokens=n, **more), new, clock)
+
+        ways = {name: way(ids, more) for name, more in options.items()}
+        if batch > 1:
+            ways["ragged"] = way(ragged, {})
+        found = turns(ways, rounds)
+        print(f"\n| batch {batch} | ms a step | beside greedy |\n| --- | --- | --- |")
+        for name, seconds in found.items():
+            print(f"| {name} | {seconds * 1e3:.3f} | {100 * (seconds / found['greedy'] - 1):+.1f} % |", flush=True)
+
+
+class Ends:
+    """Ends each text at a length of its own, which its prompt's first token names."""
+
+    def __init__(self, lengths: list[int]):
+        self.lengths = torch.tensor(lengths)
+
+    def __call__(self, ids: torch.Tensor, scores: Any) -> torch.Tensor:
+        return ids.shape[1] - PROMPT >= self.lengths[ids[:, 0]]
+
+
+def refill(model: regard.Model, rounds: int, clock: Clock) -> None:
+    """Fixed batches beside places that are filled again."""
+    draw = torch.Generator().manual_seed(0)
+    for rows, count in ((8, 64),):
+        lengths = (24 * (torch.randn(count, generator=draw) * 0.8).exp()).round().clamp(2, 200).int().tolist()
+        prompts = torch.randint(0, 50257, (count, PROMPT), generator=draw)
+        prompts[:, 0] = torch.arange(count)
+        options = {"max_new_tokens": 200, "stopping_criteria": [Ends(lengths)]}
+
+        def fixed(inputs: Iterable[torch.Tensor], options: Any = options) -> float:
+            start = clock()
+            for part in inputs:
+                model.generate(part, **options)
+            return clock() - start
+
+        def filled(options: Any = options, prompts: Any = prompts, rows: int = rows) -> float:
+            start = clock()
+            model.generate(prompts, batch_size=rows, **options)
+            return clock() - start
+
+        found = turns({"fixed": lambda p=prompts, r=rows: fixed(p.split(r)), "filled again": filled}, rounds)  # type: ignore[misc]
+        print(f"\n{count} texts of {min(lengths)} to {max(lengths)} tokens, {sum(lengths)} in all, {rows} at once")
+        print("\n| batches | tok/s |\n| --- | --- |")
+        for name, seconds in found.items():
+            print(f"| {name} | {sum(lengths) / seconds:.1f} |", flush=True)
+
+
+class Oracle:
+    """Guesses `count` tokens, of which `right` come: what a pass costs and gains, whatever the text."""
+
+    def __init__(self, text: list[int], count: int, right: int):
+        self.text, self.count, self.right = text, count, right
+
+    def __call__(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        known = len(ids)
+        found = torch.tensor(self.text[known : known + min(self.count, count)])
+        found[self.right :] = (found[self.right :] + 1) % 50257
+        return found
+
+
+def guesses(model: regard.Model, new: int, rounds: int, clock: Clock) -> None:
+    """What a pass over so many guesses costs, and what is gained if all, half, or none of them come."""
+    from unittest import mock
+
+    from regard.generation import generate as module
+
+    ids = torch.randint(0, 50257, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+    text = model.generate(ids, max_new_tokens=new + 16)[0].tolist()
+    ways: dict[str, Callable[[], float]] = {
+        "plain": lambda: step(lambda n: model.generate(ids, max_new_tokens=n), new, clock)
+    }
+    for count in (2, 4, 7):
+        for right in (0, count // 2, count):
+
+            def guessed(count: int = count, right: int = right) -> float:
+                def of(*_: Any) -> Callable[[int], Guess]:
+                    return lambda i: Oracle(text, count, right)
+
+                def work(n: int) -> object:
+                    with mock.patch.object(module, "_guesses", of):
+                        return model.generate(ids, max_new_tokens=n)
+
+                assert work(new)[0].tolist() == text[: PROMPT + new]  # type: ignore[index]
+                return step(work, new, clock)
+
+            ways[f"{count} guesses, {right} of them right"] = guessed
+    found = turns(ways, rounds)
+    print("\n| guesses | ms a token | times as fast |\n| --- | --- | --- |")
+    for name, seconds in found.items():
+        print(f"| {name} | {seconds * 1e3:.2f} | {found['plain'] / seconds:.2f} |", flush=True)
+
+
+def real(folder: str, path: Path, draft: str | None, new: int, rounds: int, clock: Clock) -> None:
+    """Guesses on text that a trained model goes on from; how many of them came."""
+    model = regard.load(folder)
+    tokenizer = getattr(model.processor, "tokenizer", model.processor)
+    ids = list(tokenizer([path.read_text(encoding="utf-8")[:60_000]])["input_ids"][0])
+    windows = [ids[i : i + 128] for i in range(0, len(ids) - 128, max(128, len(ids) // 12))][:12]
+    ways: dict[str, dict[str, Any]] = {"plain": {}}
+    ways |= {f"look-up of {n}": {"prompt_lookup_num_tokens": n} for n in (3, 6, 10)}
+    if draft is not None:
+        small = regard.load(draft)
+        ways |= {f"draft of {n}": {"assistant_model": small, "num_assistant_tokens": n} for n in (2, 4)}
+    passes: list[int] = []
+    real_next = Guessing.read_on
+
+    def noted(self: Any, ids: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        if isinstance(self, Guessing):
+            passes.append(ids.shape[1])
+        return real_next(self, ids, *rest, **named)
+
+    texts: dict[str, list[Any]] = {}
+
+    def way(name: str) -> Callable[[], float]:
+        def run() -> float:
+            start = clock()
+            texts[name] = [model.generate([w], max_new_tokens=new, **ways[name]).tolist() for w in windows]
+            return clock() - start
+
+        return run
+
+    found = turns({name: way(name) for name in ways}, rounds)
+    print("\n| way | tok/s | times as fast | tokens of a pass |\n| --- | --- | --- | --- |")
+    for name, seconds in found.items():
+        assert texts[name] == texts["plain"], f"{name} changed a text"
+        passes.clear()
+        Guessing.read_on = noted  # type: ignore[method-assign]
+        way(name)()
+        Guessing.read_on = real_next  # type: ignore[method-assign]
+        each = f"{new * len(windows) / len(passes):.2f}" if passes else "1"
+        print(f"| {name} | {new * len(windows) / seconds:.1f} | {found['plain'] / seconds:.2f} | {each} |", flush=True)
+
+
+def main() -> None:
+    """Read the command line and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new", type=int, default=24)
+    parser.add_argument("--only", default="extras,refill,guesses")
+    parser.add_argument("--model")
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--draft")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    clock = time.thread_time if options.threads == 1 else time.perf_counter
+    print(f"{options.threads} thread(s), {native.level()}, {clock.__name__}")
+    if options.model:
+        real(options.model, options.text, options.draft, options.new, options.rounds, clock)
+        return
+    model, chosen = gpt2(), options.only.split(",")
+    if "extras" in chosen:
+        extras(model, options.new, options.rounds, clock)
+    if "refill" in chosen:
+        refill(model, max(1, options.rounds // 2), clock)
+    if "guesses" in chosen:
+        guesses(model, options.new, options.rounds, clock)
+
+
+if __name__ == "__main__":
+    main()
