@@ -98,6 +98,22 @@ def test_tokens_bound_the_padded_batch_and_little_is_padding() -> None:
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.2, "lengths come in order, so training would see a trend"
 
 
+def test_rows_of_a_batch_are_alike_on_both_sides() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(5, 40, 4000)
+    sides = np.stack([first, np.maximum(1, first + rng.integers(-6, 7, 4000))], 1)
+    batches = Batches(rows(4000), batch_tokens=2000, lengths=sides)
+    taken = list(batches.epoch(0))
+    assert sorted(i for batch in taken for i in batch) == list(range(4000))
+    padded = [sides[batch].max(0).sum() * len(batch) for batch in taken]
+    assert max(padded) <= 2000
+    assert sides.sum() / sum(padded) > 0.85
+    several = [len(set(sides[batch, 0].tolist())) for batch in taken]  # each is a rectangle of attention
+    assert np.mean(several) < 2.5
+    mixed = Batches(rows(4000), batch_tokens=2000, lengths=sides.sum(1))
+    assert np.mean([len(set(sides[batch, 0].tolist())) for batch in mixed.epoch(0)]) > 2 * np.mean(several)
+
+
 def test_token_batches_give_every_device_even_work() -> None:
     data = rows(3000)
     lengths = np.array(data.n)

@@ -29,7 +29,8 @@ class Batches:
     rank, rank + world, ... of each batch. Every device has a row in every batch: a remainder that is too small for
     that joins the batch before it, unless `drop_last` leaves it out.
 
-    `lengths` are tokens a row; by default the dataset's own `lengths`, or the length of each row's input_ids. Raises
+    `lengths` are tokens a row (N,), or (N, sides) where rows have several texts, such as a source and a target: rows
+    are then alike in each. By default the dataset's own `lengths`, or the length of each row's input_ids. Raises
     ValueError for sizes that do not fit the rows.
     """
 
@@ -60,7 +61,8 @@ class Batches:
         self.tokens = batch_tokens
         self.lengths: np.ndarray | None = None
         if batch_tokens is not None:
-            self.lengths = lengths_of(dataset) if lengths is None else np.asarray(lengths, dtype=np.int64)
+            known = lengths_of(dataset) if lengths is None else np.asarray(lengths, dtype=np.int64)
+            self.lengths = known[:, None] if known.ndim == 1 else known
             self._check_lengths(batch_tokens)
         elif batch_size < world:
             raise ValueError(f"batch_size is {batch_size}; allowed: {world} (a row for each device) and more")
@@ -72,14 +74,15 @@ class Batches:
 
     def _check_lengths(self, tokens: int) -> None:
         assert self.lengths is not None
-        if self.lengths.shape != (self.rows,):
+        if self.lengths.ndim != 2 or len(self.lengths) != self.rows:
             raise ValueError(f"lengths has shape {self.lengths.shape}; allowed: ({self.rows},), a number for each row")
-        longest = int(self.lengths.argmax())
-        if self.lengths[longest] * self.world > tokens:
+        total = self.lengths.sum(1)
+        longest = int(total.argmax())
+        if total[longest] * self.world > tokens:
             each = f", and each of {self.world} devices needs a row" if self.world > 1 else ""
             raise ValueError(
-                f"batch_tokens is {tokens}, but row {longest} has {self.lengths[longest]} tokens{each}; allowed: "
-                f"{self.lengths[longest] * self.world} and more, or cut the rows to a max_length"
+                f"batch_tokens is {tokens}, but row {longest} has {total[longest]} tokens{each}; allowed: "
+                f"{total[longest] * self.world} and more, or cut the rows to a max_length"
             )
 
     def __len__(self) -> int:
@@ -133,9 +136,9 @@ class Batches:
         shuffled = rows(np.arange(self.rows))
         lengths = self.lengths[shuffled]
         if self.shuffle:
-            pool = max(1, int(POOL * self.tokens / max(1.0, float(lengths.mean()))))
+            pool = max(1, int(POOL * self.tokens / max(1.0, float(lengths.sum(1).mean()))))
             for k, first in enumerate(range(0, self.rows, pool)):
-                by = np.argsort(lengths[first : first + pool], kind="stable")
+                by = np.lexsort(lengths[first : first + pool].T[::-1])  # by the first side, then the next
                 shuffled[first : first + pool] = shuffled[first : first + pool][by[::-1] if k % 2 else by]
             lengths = self.lengths[shuffled]
         cuts = self._ends(np.array(_cut(lengths.tolist(), self.tokens)))
@@ -147,18 +150,18 @@ class Batches:
         return lambda positions: shuffled[positions], np.concatenate([[0], np.cumsum(sizes[turn])])
 
 
-def _cut(lengths: list[int], tokens: int) -> list[int]:
-    cuts, longest = [0], 0
-    for i, length in enumerate(lengths):
-        longest = max(longest, length)
-        if longest * (i + 1 - cuts[-1]) > tokens:
+def _cut(lengths: list[list[int]], tokens: int) -> list[int]:
+    cuts, longest = [0], lengths[0]
+    for i, sides in enumerate(lengths):
+        longest = list(map(max, longest, sides))
+        if sum(longest) * (i + 1 - cuts[-1]) > tokens:
             cuts.append(i)
-            longest = length
+            longest = sides
     return [*cuts, len(lengths)]
 
 
 def lengths_of(dataset: Dataset) -> np.ndarray:
-    """Tokens of each row (N,): what the dataset says itself as `lengths`, or else the length of its input_ids."""
+    """Tokens of each row (N,), or of each side of it (N, sides): the dataset's own `lengths`, or those of input_ids."""
     known = getattr(dataset, "lengths", None)
     if known is not None:
         return np.asarray(known, dtype=np.int64)

@@ -34,9 +34,10 @@ class Prepared(Sequence[dict[str, Any]]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, those of both sides where there are two."""
+        """Tokens of each row, and of each side of it where there are two: (N, sides)."""
         names = [name for name in ("input_ids", "labels", "positive_ids", "negative_ids") if self._is_text(name)]
-        return np.array([sum(len(row[name]) for name in names) for row in self.rows], dtype=np.int64)
+        sides = np.array([[len(row[name]) for name in names] for row in self.rows], dtype=np.int64)
+        return sides[:, 0] if len(names) == 1 else sides
 
     def _is_text(self, name: str) -> bool:
         if not self.rows or name not in self.rows[0] or np.ndim(self.rows[0][name]) != 1:

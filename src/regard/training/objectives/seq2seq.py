@@ -53,7 +53,7 @@ class Seq2Seq(Words):
 
     def collate(self, rows: Sequence[Row], rng: np.random.Generator) -> Batch:
         goals, sources = ids(rows, "labels"), sizes(rows)
-        order = by_size([len(goal) for goal in goals], sources)
+        order = by_size(sources, [len(goal) for goal in goals])
         goals, sources = [goals[i] for i in order], [sources[i] for i in order]
         counts = [len(goal) for goal in goals]
         padded = {"input_ids", "input_values"}.isdisjoint(rows[0]) or 0 in sources
