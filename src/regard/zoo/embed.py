@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import regard
 from regard.adapt.quantize import quantize
-from regard.checkpoint.files import read_json
+from regard.checkpoint.files import atomic, read_json
 from regard.checkpoint.find import Folder
 from regard.models.model import Model
 from regard.tasks.registry import find_task
@@ -54,19 +55,23 @@ def embed(
     _check_ended(run)
     model = regard.load(str(run / "best"))
     count = sum(p.numel() for p in model.parameters())
-    temperature = calibrate(model, read_recipe(recipe))
+    temperature = calibrate(model, read_recipe(run / "recipe.toml"))
     if to == "int8":
         quantize(model, "int8", force=True)
-    if to != "float32":
+    if to == "bf16":
         model = model.to(torch.bfloat16)
     folder = zoo / recipe.stem
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
+    if to == "int8":
+        _halve(folder / "model.safetensors")
     shutil.copyfile(recipe, folder / "recipe.toml")
     scores = _scores(str(folder), recipe, about)
+    said: dict[str, Any] = {name: about[name] for name in (*NEEDED, "base") if name in about}
+    said["tasks"] = tuple(said["tasks"])
     card = Card(
         name=f"regard/{recipe.stem}",
-        **{name: tuple(about[name]) if name == "tasks" else about[name] for name in (*NEEDED, "base") if name in about},
+        **said,
         figure=_figure(scores, about),
         rows=scores.pop("rows"),
         scores=scores,
@@ -76,7 +81,10 @@ def embed(
         beside=tuple(_other(other, recipe, about) for other in beside),
     )
     write_card(card, Folder(path=folder, name=card.name))
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    for file in files:
+        file.chmod(0o644)
+    size = sum(file.stat().st_size for file in files)
     if size > LIMIT:
         raise ValueError(f"{folder} has {size:,} bytes; allowed: {LIMIT:,}")
     return card
@@ -85,7 +93,8 @@ def embed(
 def calibrate(model: Model, recipe: Recipe) -> float | None:
     """Divide the scores of a model of classes by the temperature that suits the validation rows best (1706.04599).
 
-    It goes into the head's weights, so that nobody needs to know. None for other models, and where nothing is won.
+    It goes into the head's weights, so that nobody needs to know. It never makes a model surer, as what users bring is
+    less like the training rows than the validation rows are. None for other models, and where nothing is won.
     """
     job = build(recipe)
     goal, rows = job.problem.objective, job.problem.valid
@@ -100,13 +109,21 @@ def calibrate(model: Model, recipe: Recipe) -> float | None:
     def loss(temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(scores / temperature, labels))
 
-    best = min(torch.logspace(-1, 1, 201).tolist(), key=loss)
+    best = min(torch.logspace(0, 1, 101).tolist(), key=loss)
     if loss(best) > 0.99 * loss(1.0):
         return None
     with torch.no_grad():
         for parameter in model.head.out.parameters():
             parameter.div_(best)
     return best
+
+
+def _halve(path: Path) -> None:
+    """Keep as bfloat16 what is float32 in a file, but for the scales of quantized weights."""
+    tensors = load_file(path)
+    half = {k: t.bfloat16() if t.dtype == torch.float32 and not k.endswith(".scale") else t for k, t in tensors.items()}
+    with atomic(path) as temporary:
+        save_file(half, temporary, metadata={"format": "pt"})
 
 
 def _about(recipe: Path) -> Mapping[str, Any]:

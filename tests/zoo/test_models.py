@@ -1,0 +1,152 @@
+"""Every model of the package: what its card says, its size, what it is right about, and what it makes of nonsense."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import regard
+from regard.checkpoint.find import embedded_names, find
+from regard.tasks.registry import find_task
+from regard.training.judge import judge
+from regard.training.recipe import read_recipe
+from regard.zoo.card import Card, cards, megabytes, read_card, readme
+from tests.conftest import ROOT, real
+
+NAMES = embedded_names()
+EACH, ALL = 15, 45  # MB
+FEW = 60
+
+
+def card_of(name: str) -> Card:
+    card = read_card(find(name))
+    assert card is not None, f"{name} has no card"
+    return card
+
+
+def default(task: str) -> Any:
+    """The pipeline of a task with the package's own model, or a skip."""
+    name = next((card.name for card in cards() if task in card.tasks), None)
+    if name is None:
+        pytest.skip(f"no model for {task} is embedded yet")
+    return regard.pipeline(task)
+
+
+def test_all_together_are_small() -> None:
+    sizes = {name: megabytes(find(name).path) for name in NAMES}
+    assert sum(sizes.values()) <= ALL, sizes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_small_and_loads(name: str) -> None:
+    assert megabytes(find(name).path) <= EACH
+    model = regard.load(name)
+    assert model.name == name and model.processor is not None
+    assert sum(p.numel() for p in model.parameters()) <= card_of(name).parameters
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_card_is_whole_and_speaks_of_its_recipe(name: str) -> None:
+    card, folder = card_of(name), find(name).path
+    page = (folder / "README.md").read_text()
+    assert page == readme(card)
+    for said in (
+        card.data,
+        card.licence,
+        card.weights_licence,
+        card.held_out,
+        card.limits,
+        f"seed {card.made['seed']}",
+    ):
+        assert said and said in page.replace("\\|", "|")
+    assert re.fullmatch(r"[0-9a-f]{40}", card.made["commit"]), "trained from files that no commit has"
+    assert not re.search(r'[" `](/|~|\.\.)', page)
+    recipe = ROOT / "recipes" / f"{folder.name}.toml"
+    assert (folder / "recipe.toml").read_text() == recipe.read_text(), "the recipe has changed since: train it again"
+    assert card.made["command"] == f"regard train recipes/{recipe.name}"
+    assert card.made["seed"] == read_recipe(recipe).config.seed
+    assert card.figure in card.scores and all(math.isfinite(value) for value in card.scores.values())
+    for task in card.tasks:
+        find_task(task)
+
+
+def test_no_two_models_are_the_default_of_one_task() -> None:
+    tasks = [task for card in cards() for task in card.tasks]
+    assert len(tasks) == len(set(tasks))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_figure_is_seen_again_on_a_few_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rows say it within four standard errors, for shares of what is right or wrong; for others, roughly."""
+    card, recipe = card_of(name), find(name).path / "recipe.toml"
+    monkeypatch.setenv("REGARD_DATA", str(real("data")))
+    sources = read_recipe(recipe).data["train"]
+    for source in [sources] if isinstance(sources, str) else sources.values():
+        real(f"data/{source}")
+    found = judge(name, recipe, metrics=[card.figure] if card.figure not in ("loss", "perplexity") else [], limit=FEW)
+    wanted, seen = card.scores[card.figure], found[card.figure]
+    if 0 <= wanted <= 1 and card.figure != "loss":
+        assert abs(seen - wanted) <= 4 * math.sqrt(max(wanted * (1 - wanted), 0.01) / found["rows"])
+    else:
+        assert seen == pytest.approx(wanted, rel=0.35)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_its_figures_are_those_of_the_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    card, recipe = card_of(name), find(name).path / "recipe.toml"
+    monkeypatch.setenv("REGARD_DATA", str(real("data")))
+    sources = read_recipe(recipe).data["train"]
+    for source in [sources] if isinstance(sources, str) else sources.values():
+        real(f"data/{source}")
+    metrics = [name for name in card.scores if name not in ("loss", "perplexity")]
+    found = judge(name, recipe, metrics=metrics)
+    assert found["rows"] == card.rows
+    assert {name: found[name] for name in card.scores} == pytest.approx(card.scores, rel=1e-3, abs=1e-3)
+
+
+def test_reviews_are_judged_and_nonsense_less_surely() -> None:
+    pipe = default("text-classification")
+    good, bad = pipe(["A wonderful film, warm and funny.", "A dull, lifeless mess."])
+    assert (good["label"], bad["label"]) == ("positive", "negative")
+    sure = min(good["score"], bad["score"])
+    for text in ("Съешь ещё этих мягких французских булок", "12 34 56", "", "\U0001f642"):
+        found = pipe(text)
+        assert 0.5 <= found["score"] < sure, text
+    with pytest.raises(ValueError, match="tokens"):
+        pipe("word " * 2000)
+
+
+def test_a_picture_of_no_digit_is_no_sure_digit() -> None:
+    image = pytest.importorskip("PIL.Image")
+    pipe = default("image-classification")
+    found = pipe(str(ROOT / "examples" / "digit.png"))
+    assert (found[0]["label"], found[0]["score"] > 0.7) == ("3", True)
+    noise = np.random.default_rng(0).integers(0, 256, (20, 200, 300, 3), dtype=np.uint8)
+    scores = [pipe(image.fromarray(pixels), top_k=1)[0]["score"] for pixels in noise]
+    assert np.median(scores) < 0.9 * found[0]["score"]
+    assert all(0.1 <= score <= 1 for score in scores)
+
+
+def test_silence_is_heard_without_harm() -> None:
+    pytest.importorskip("soundfile")
+    pipe = default("automatic-speech-recognition")
+    assert pipe(str(ROOT / "examples" / "seven.wav"))["text"] == "7"
+    rng = np.random.default_rng(0)
+    for sound in (np.zeros(8000), rng.normal(0, 0.1, 16000), np.zeros(400)):
+        text = pipe({"array": sound.astype(np.float32), "sampling_rate": 8000})["text"]
+        assert set(text) <= set("0123456789 ")
+    with pytest.raises(ValueError):
+        pipe({"array": np.zeros(0, dtype=np.float32), "sampling_rate": 8000})
+
+
+def test_a_file_that_is_no_sound_or_picture_is_named(tmp_path: Path) -> None:
+    for task, name in (("image-classification", "a.png"), ("automatic-speech-recognition", "a.wav")):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        with pytest.raises(ValueError, match=name):
+            default(task)(str(tmp_path / name))
