@@ -316,3 +316,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the gradient of step \d+ is not finite|the loss is"):
         fit(model(), problem(), steps=50, learning_rate=1e30, optimizer="sgd", clip=1e30, log_every=1)
     assert load_state(tmp_path / "nothing", torch.nn.Linear(1, 1), None, {}) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("device", "said"), [("auto", "there is none here"), ("cpu", "device is 'cpu'")])
+def test_a_strategy_that_this_machine_cannot_run(monkeypatch: pytest.MonkeyPatch, device: Any, said: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"strategy is 'deepspeed_stage_1', which needs NVIDIA GPUs, and {said}; all"):
+        fit(model(), problem(), steps=1, device=device, strategy="deepspeed_stage_1", show=False)

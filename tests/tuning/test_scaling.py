@@ -270,6 +270,16 @@ def test_a_sweep_runs_once_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
         sweep(recipe(tmp_path, vary="steps", fractions=[0.5, 1.0]), tmp_path / "runs")
 
 
+def test_a_size_has_a_rate_of_its_own_and_runs_are_of_several_lengths(tmp_path: Path) -> None:
+    case = recipe(tmp_path, sizes=[{"n_embd": 8, "learning_rate": 0.01}, {"n_embd": 16}])
+    case = replace(case, sweep={"sizes": case.sweep["sizes"]}, train={**case.train, "steps": 8})
+    found = sweep(case, tmp_path / "runs", show=False)
+    assert [p["tokens"] for p in found["points"]] == [64, 128, 256, 512] * 2  # an eighth of 8 steps of 64, and so on
+    kept = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("run-*/run.json"))]
+    rates = [one["training"]["optimizer"]["learning_rate"] for one in kept]
+    assert rates[:4] == [0.01] * 4 and len(set(rates[4:])) == 1 and rates[4] != 0.01
+
+
 def test_a_sweep_of_data_and_too_few_runs(tmp_path: Path) -> None:
     case = recipe(tmp_path, sizes=[{"n_embd": 8}], fractions=[0.1, 1.0])
     case = replace(case, train={"epochs": 1.0, "batch_size": 8, "eval_batches": 2})
