@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regard.generation.config import GenerationConfig
-from regard.generation.sampling import draw, gumbel, uniforms, warp
+from regard.generation.sampling import draw, gumbel, nucleus, spread, top_p, uniforms, warp
 
 
 def chi_square(counts, probabilities):
@@ -39,6 +39,18 @@ def test_draws_follow_the_distribution(options):
         probabilities = probabilities * mask / (probabilities * mask).sum()
     counts = torch.bincount(tokens, minlength=10).float()
     assert chi_square(counts, probabilities) < 27.9  # 0.999 quantile at 9 degrees of freedom
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.9, 0.999])
+def test_a_nucleus_is_found_among_the_best(p):
+    draw_of = torch.Generator().manual_seed(1)
+    scores = torch.randn(4, 3000, generator=draw_of) * torch.tensor([[6.0], [2.0], [0.3], [0.0]])
+    scores[3] += torch.arange(3000) * 1e-3
+    expected = top_p(scores, p, 2)
+    for most in (16, 1024, 3000):
+        found = spread(*nucleus(scores, p, 2, most), 3000)
+        assert torch.equal(found.isfinite(), expected.isfinite()), most
+        assert torch.equal(found[found.isfinite()], scores[found.isfinite()])
 
 
 def test_draw_never_takes_what_is_forbidden_and_reaches_the_ends():

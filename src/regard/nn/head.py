@@ -122,7 +122,7 @@ class LanguageHead(nn.Module):
         """
         logits = self.logits(hidden).float()
         ruled = logits if rule is None else logits + rule
-        values, ids = ruled.topk(count)
+        values, ids = ruled.max(-1, keepdim=True) if count == 1 else ruled.topk(count)  # half the time of topk(1)
         return values - logits.logsumexp(-1, keepdim=True) if weighed else values, ids
 
     def forward(self, hidden: Tensor, ends: Ends) -> dict[str, Tensor]:
