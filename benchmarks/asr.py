@@ -1,25 +1,29 @@
 """Speech recognition beside the reference library and faster-whisper, in one run on this machine.
 
-    REGARD_TEST_DATA=... python -m benchmarks.asr
+    REGARD_TEST_DATA=... python -m benchmarks.asr [--threads 1] [--rounds 3] [--minutes 25] [--base] [--write]
 
-Whisper tiny.en, float32, greedy, on the clips of the test data, one at a time and as batches of eight. Rounds
-alternate; medians are reported, as seconds of sound in a second of work, and the median of each round's ratios. Only
-ratios are worth quoting. faster-whisper lives in .venv-peers (made at the first run, where a package index is in
-reach) and runs in a process of its own, on weights converted by CTranslate2; it writes one clip at a time.
+Whisper tiny.en, greedy, on the clips of the test data: one at a time, as batches of eight, and put together to one
+recording of so many minutes, heard in windows of 30 seconds, eight together (faster-whisper by its batched pipeline;
+ours overlap by five seconds on each side, as its users get them). `--base` takes random weights of Whisper base's
+shape for the clips, writing 24 tokens each. Rounds alternate; medians are reported, as seconds of sound in a second of
+work, and the word errors of the texts. With one thread it is the processor's time that counts, so that other work on
+the machine does not. faster-whisper lives in .venv-peers (benchmarks/peers.py), in a process of its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
+import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,141 +31,201 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
+from benchmarks import peers, report
 
 import regard
 from regard.preprocess.audio_read import read
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("REGARD_TEST_DATA", ROOT.parent / "shared"))
+HEADING = "Speech recognition"
+DATA = Path(os.environ.get("REGARD_TEST_DATA", report.ROOT.parent / "shared"))
 FOLDER = DATA / "checkpoints/whisper-tiny.en"
-PEERS = ROOT / ".venv-peers"
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
-CLIPS = int(os.environ.get("CLIPS", "25"))
-Transcribe = Callable[[list[np.ndarray], int], list[str]]
+RATE, TOGETHER, NEW = 16000, 8, 24
+Way = Callable[[str], tuple[float, list[str]]]
+"""What to hear ("clips", "batches" or "long") -> seconds, and the texts."""
 
+CONVERTER = """
+from ctranslate2.converters import TransformersConverter
+files = ["tokenizer.json", "preprocessor_config.json"]
+TransformersConverter(sys.argv[1], copy_files=files).convert(sys.argv[2])
+"""
 WORKER = """
 import sys, json, time, numpy as np
-from faster_whisper import WhisperModel
-model = WhisperModel(sys.argv[1], device="cpu", compute_type="float32", cpu_threads=int(sys.argv[2]))
-clips = [np.load(path) for path in sys.argv[3:]]
-print("ready", flush=True)
+from faster_whisper import BatchedInferencePipeline, WhisperModel
+folder, kind, threads, clock, sounds, new, together = sys.argv[1:]
+clock, sounds, new = getattr(time, clock), np.load(sounds), int(new) or None
+clips = [sounds[name] for name in sounds.files if name != "long"]
+model = WhisperModel(folder, device="cpu", compute_type=kind, cpu_threads=int(threads))
+batched = BatchedInferencePipeline(model)
+print("0", flush=True)
 for line in sys.stdin:
-    start, texts = time.perf_counter(), []
-    for clip in clips[: int(line)]:
-        parts, _ = model.transcribe(clip, beam_size=1, without_timestamps=True, temperature=0.0)
+    what, texts, start = json.loads(line), [], clock()
+    options = dict(beam_size=1, without_timestamps=True, temperature=0.0, max_new_tokens=new, language="en")
+    if what == "long":
+        parts, _ = batched.transcribe(sounds["long"], batch_size=int(together), **options)
         texts.append("".join(part.text for part in parts))
-    print(json.dumps([time.perf_counter() - start, texts]), flush=True)
+    else:
+        for clip in clips:
+            parts, _ = model.transcribe(clip, **options)
+            texts.append("".join(part.text for part in parts))
+    print(json.dumps([clock() - start, texts]), flush=True)
 """
 
 
-def ours() -> Transcribe:
-    pipe = regard.pipeline("automatic-speech-recognition", FOLDER, dtype="float32")
+def ours(folder: Path, sounds: dict[str, np.ndarray], clock: Callable[[], float], precision: Any, new: int) -> Way:
+    model = regard.load(folder, dtype="float32", precision=precision)
+    pipe = regard.pipeline("automatic-speech-recognition", model)
+    clips = [{"array": clip, "sampling_rate": RATE} for name, clip in sounds.items() if name != "long"]
+    limit = {"max_new_tokens": new} if new else {}
 
-    def run(clips: list[np.ndarray], rows: int) -> list[str]:
-        found = pipe([{"array": clip, "sampling_rate": 16000} for clip in clips], batch_size=rows)
-        return [entry["text"] for entry in found]
+    def way(what: str) -> tuple[float, list[str]]:
+        start = clock()
+        if what == "long":
+            whole = {"array": sounds["long"], "sampling_rate": RATE}
+            found = [pipe(whole, chunk_length_s=30, batch_size=TOGETHER)]
+        else:
+            found = pipe(clips, batch_size=1 if what == "clips" else TOGETHER, **limit)
+        return clock() - start, [entry["text"] for entry in found]
 
-    return run
-
-
-def theirs() -> Transcribe:
-    pipe = transformers.pipeline("automatic-speech-recognition", str(FOLDER), dtype=torch.float32)
-
-    def run(clips: list[np.ndarray], rows: int) -> list[str]:
-        found = pipe([clip.copy() for clip in clips], batch_size=rows, generate_kwargs={"num_beams": 1})
-        return [entry["text"] for entry in found]
-
-    return run
+    return way
 
 
-class Faster:
-    """faster-whisper in its own process; `why` says what is missing where it does not run."""
+def theirs(folder: Path, sounds: dict[str, np.ndarray], clock: Callable[[], float], new: int) -> Way:
+    pipe = transformers.pipeline("automatic-speech-recognition", str(folder), dtype=torch.float32)
+    options = {"num_beams": 1, **({"max_new_tokens": new} if new else {})}
 
-    def __init__(self, clips: list[np.ndarray], work: Path):
-        self.why = ""
-        python = PEERS / "bin/python"
-        try:
-            if not python.exists():
-                venv.create(PEERS, with_pip=True)
-                subprocess.run([python, "-m", "pip", "install", "-q", "faster-whisper"], check=True)
-            packages = next((PEERS / "lib").glob("python3*")) / "site-packages"
-            convert = [sys.executable, "-m", "ctranslate2.converters.transformers", "--model", FOLDER]
-            convert += ["--output_dir", work / "ct2", "--copy_files", "tokenizer.json", "preprocessor_config.json"]
-            found = subprocess.run(
-                convert, env={**os.environ, "PYTHONPATH": str(packages)}, capture_output=True, text=True, check=False
-            )
-            if found.returncode:
-                self.why = f"conversion failed: {found.stderr.strip().splitlines()[-1]}"
-                return
-        except (OSError, subprocess.CalledProcessError) as error:
-            self.why = f"not installed: {error}"
-            return
-        for i, clip in enumerate(clips):
-            np.save(work / f"{i}.npy", clip)
-        files = [str(work / f"{i}.npy") for i in range(len(clips))]
-        command = [str(python), "-c", WORKER, str(work / "ct2"), str(torch.get_num_threads()), *files]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._line()
+    def way(what: str) -> tuple[float, list[str]]:
+        start = clock()
+        if what == "long":
+            return 0.0, []
+        clips = [clip.copy() for name, clip in sounds.items() if name != "long"]
+        found = pipe(clips, batch_size=1 if what == "clips" else TOGETHER, generate_kwargs=options)
+        return clock() - start, [entry["text"] for entry in found]
 
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def __call__(self, count: int) -> tuple[float, list[str]]:
-        """Seconds and texts for the first clips."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
-        seconds, texts = json.loads(self._line())
-        return seconds, texts
+    return way
 
 
-def bandwidth() -> float:
-    """GB/s at which memory is read now: what a machine shared with others has to give."""
-    x, best = torch.zeros(2**26), 1e9
-    for _ in range(3):
-        start = time.perf_counter()
-        x.sum()
-        best = min(best, time.perf_counter() - start)
-    return x.nbytes / best / 1e9
+def faster(folder: Path, work: Path, kind: str, given: argparse.Namespace, clock: str, new: int) -> Way:
+    converted = work / "ct2"
+    if not converted.exists():
+        peers.convert(CONVERTER, str(folder), str(converted))
+    arguments = [str(converted), kind, str(given.threads), clock, str(work / "sounds.npz"), str(new), str(TOGETHER)]
+    engine = peers.Peer(WORKER, *arguments, threads=given.threads)
+    return lambda what: tuple(engine(what))  # type: ignore[return-value]
 
 
-def timed(way: Transcribe, clips: list[np.ndarray], rows: int) -> float:
-    start = time.perf_counter()
-    way(clips, rows)
-    return time.perf_counter() - start
+def random_base(work: Path) -> Path:
+    """A checkpoint of Whisper base's shape, with the words of tiny.en."""
+    raw = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+    raw |= {"d_model": 512, "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048}
+    raw |= {
+        f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 6), ("attention_heads", 8))
+    }
+    torch.manual_seed(0)
+    model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**raw))
+    model.save_pretrained(work / "base")
+    for file in FOLDER.iterdir():
+        if file.suffix == ".json" and not (work / "base" / file.name).exists() and file.name != "expected.json":
+            shutil.copy(file, work / "base" / file.name)
+    return work / "base"
+
+
+def plain(text: str) -> list[str]:
+    return re.sub("[^a-z0-9' ]", "", text.lower().replace("-", " ")).split()
+
+
+def errors(found: Sequence[str], meant: Sequence[str]) -> int:
+    """Words to insert, leave out or exchange."""
+    row = list(range(len(meant) + 1))
+    for i, word in enumerate(found, 1):
+        before, row = row, [i]
+        for j, other in enumerate(meant, 1):
+            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (word != other)))
+    return row[-1]
+
+
+def sounds_of(given: argparse.Namespace) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The clips by number and, as "long", the recording; and what is said in each clip."""
+    known = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))["clips"][: given.clips]
+    clips = [read(DATA / clip["file"], sampling_rate=RATE)[0] for clip in known]
+    once = np.concatenate([np.pad(clip, (0, RATE // 2)) for clip in clips])
+    times = round(given.minutes * 60 * RATE / len(once))
+    sounds = {str(i): clip for i, clip in enumerate(clips)}
+    return sounds | ({"long": np.tile(once, times)} if times else {}), [clip["reference"] for clip in known]
+
+
+def table(ways: dict[str, Way], what: str, sounds: dict[str, np.ndarray], meant: list[str], rounds: int) -> str:
+    """Medians of alternating rounds, and their ratios to faster-whisper's int8."""
+    long = what == "long"
+    parts = [len(clip) for name, clip in sounds.items() if (name == "long") == long]
+    repeats = (
+        round(len(sounds["long"]) / sum(len(c) + RATE // 2 for n, c in sounds.items() if n != "long")) if long else 1
+    )
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    texts: dict[str, list[str]] = {}
+    for turn in range(rounds + (not long)):  # a short first round warms up
+        for name, way in ways.items():
+            spent, texts[name] = way(what)
+            if turn or long:
+                seconds[name].append(spent)
+    last = list(ways)[-1]
+    lines = [f"| {what} | seconds of sound a second | / {last} | word errors |", "|---" * 4 + "|"]
+    truth = [word for text in meant for word in plain(text)] * repeats
+    for name, spent in seconds.items():
+        if not texts[name]:
+            continue
+        speed = sum(parts) / RATE / statistics.median(spent)
+        ratio = statistics.median(a / b for a, b in zip(seconds[last], spent, strict=True))
+        said = [plain(text) for text in texts[name]]
+        wrong = errors(said[0], truth) if long else sum(errors(s, plain(m)) for s, m in zip(said, meant, strict=True))
+        lines.append(f"| {name} | {speed:.1f} | {ratio:.2f} | {wrong} of {len(truth)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    clips = [read(file, sampling_rate=16000)[0] for file in sorted((DATA / "data/speech").glob("*.wav"))[:CLIPS]]
-    sound = sum(map(len, clips)) / 16000
-    ways = {"regard": ours(), "transformers": theirs()}
-    with tempfile.TemporaryDirectory() as work:
-        faster = Faster(clips, Path(work))
-        print(f"{len(clips)} clips, {sound:.0f} s, {torch.get_num_threads()} threads; seconds of sound a second")
-        print(f"faster-whisper: {faster.why or 'one clip at a time'}\n")
-        texts = [way(clips, 8) for way in ways.values()]
-        print(f"texts equal to transformers': {sum(a == b for a, b in zip(*texts, strict=True))} of {len(clips)}\n")
-        print(
-            "| rows | regard | transformers | faster-whisper | regard / transformers | read GB/s |\n" + "|---" * 6 + "|"
-        )
-        for rows in (1, 8):
-            found: dict[str, list[float]] = {name: [] for name in (*ways, "faster-whisper")}
-            speeds = []
-            for way in ways.values():
-                way(clips[:rows], rows)
-            if not faster.why:
-                faster(1)
-            for _ in range(ROUNDS):
-                speeds.append(bandwidth())
-                for name, way in ways.items():
-                    found[name].append(timed(way, clips, rows))
-                if not faster.why:
-                    found["faster-whisper"].append(faster(len(clips))[0])
-            shown = [f"{sound / statistics.median(s):.1f}" if s else "" for s in found.values()]
-            pairs = zip(found["transformers"], found["regard"], strict=True)
-            ratio = statistics.median(a / b for a, b in pairs)
-            print(f"| {rows} | {' | '.join(shown)} | {ratio:.2f} | {statistics.median(speeds):.0f} |", flush=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=25)
+    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--only", default="transformers,regard,faster")
+    parser.add_argument("--base", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    clock, new = "process_time" if given.threads == 1 else "perf_counter", NEW if given.base else 0
+    counter = getattr(time, clock)
+    sounds, meant = sounds_of(given)
+    asked = " ".join(part for part in sys.argv[1:] if part != "--write")
+    text = (
+        f"{len(meant)} clips, {given.threads} threads ({clock}), {given.rounds} rounds; torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, {', '.join(peers.PACKAGES[:2])}. "
+        f"`python -m benchmarks.asr{' ' if asked else ''}{asked}`"
+    )
+    print(text, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        np.savez(work / "sounds.npz", **sounds)
+        model = random_base(work) if given.base else FOLDER
+        makers: dict[str, Callable[[], Way]] = {
+            "transformers float32": lambda: theirs(model, sounds, counter, new),
+            "regard float32": lambda: ours(model, sounds, counter, "fp32", new),
+            "regard int8": lambda: ours(model, sounds, counter, "int8", new),
+            "faster-whisper float32": lambda: faster(model, work, "float32", given, clock, new),
+            "faster-whisper int8": lambda: faster(model, work, "int8", given, clock, new),
+        }
+        ways: dict[str, Way] = {}
+        for name, make in makers.items():
+            if any(word in name for word in given.only.split(",")):
+                try:
+                    ways[name] = make()
+                except peers.Missing as error:
+                    print(f"{name} is left out: {error}", flush=True)
+        for what in ("clips", "batches", *(["long"] if "long" in sounds and not given.base else [])):
+            part = table(ways, what, sounds, meant, given.rounds if what != "long" else 1)
+            print(f"\n{part}", flush=True)
+            text += f"\n\n{part}"
+    if given.write:
+        report.write(f"{HEADING}{', base' if given.base else ''}", text)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -28,7 +29,6 @@ from torch import Tensor
 
 import regard
 from regard import native
-from regard.adapt import quantize
 
 HEADING = "Translation"
 VOCABULARY, PAD, EOS = 58101, 58100, 0
@@ -84,12 +84,10 @@ def sentences(count: int) -> list[list[int]]:
     return [[draw.randrange(1, PAD) for _ in range(n)] + [EOS] for n in lengths]
 
 
-def ours(folder: str, rows: list[list[int]], new: int, clock: Callable[[], float], precision: str | None) -> Way:
-    model = regard.load(folder, dtype="float32")
-    if precision == "int8":
-        quantize(model, "int8", head=True)
-    if precision is not None:
-        native.apply(model, required=True)
+def ours(folder: str, rows: list[list[int]], new: int, clock: Callable[[], float], precision: Any) -> Way:
+    model = regard.load(folder, dtype="float32", precision=precision or "fp32")
+    if precision is None:
+        native.remove(model)
 
     def way(beams: int) -> tuple[float, list[list[int]]]:
         start = clock()
@@ -192,7 +190,7 @@ def main() -> None:
     rows = sentences(given.count)
     asked = " ".join(part for part in sys.argv[1:] if part != "--write")
     text = (
-        f"{given.count} sentences of {sum(map(len, rows))} tokens, {given.new} written for each, {given.threads} threads "
+        f"{given.count} sentences, {sum(map(len, rows))} tokens, {given.new} written for each, {given.threads} threads "
         f"({clock}), {given.rounds} rounds; torch {torch.__version__}, transformers {transformers.__version__}. "
         f"`python -m benchmarks.translate{' ' if asked else ''}{asked}`"
     )
