@@ -79,6 +79,36 @@ def test_select_repeats_drops_and_reorders_rows():
     rows.write((2, 1, 1, 1))
 
 
+def test_rows_that_change_places_are_found_where_they_lie():
+    rows = Rows(rows=4)
+    rows.write((3, 3, 3, 3))
+    for turn, order in enumerate(([1, 1, 3, 2], [3, 0, 0, 1], [2, 2, 2, 0])):
+        rows.cache.select(torch.tensor(order), memory=False)
+        rows.rows = [list(rows.rows[i]) for i in order]
+        k, v = torch.randn(4, 2, 4), torch.randn(4, 2, 5)  # written as kernels do: to a row's own columns
+        rows.cache.reserve([1] * 4, torch.full((4, 1), 3 + turn))
+        for layer in range(2):
+            for room, new in zip(rows.cache.room(layer), (k + layer, v - layer), strict=True):
+                room[:, :, 3 + turn] = new
+        for b in range(4):
+            rows.rows[b].append((k[b], v[b]))
+        table, columns = rows.cache.origins(), torch.arange(rows.cache.width)
+        assert table.shape == (4, 4 + turn) and table[:, -1].tolist() == [0, 1, 2, 3]
+        rows.check(*(room.transpose(1, 2)[table, columns].transpose(1, 2) for room in rows.cache.room(1)))
+    rows.write((1, 1, 1, 1))
+    assert rows.cache.origins() is None
+
+
+def test_rows_share_a_memory_until_it_is_asked_for():
+    cache, memory = KVCache(), torch.randn(3, 2, 7, 4)
+    cache.keep_memory(0, memory, -memory)
+    cache.lengths = [0, 0, 0]
+    for order in ([0, 0, 2, 2], [1, 2, 3]):
+        cache.select(torch.tensor(order))
+    assert cache.memory_room(0)[0] is memory and cache.memory_origins.tolist() == [0, 2, 2]
+    assert torch.equal(cache.memory(0)[1], -memory[[0, 2, 2]]) and cache.memory_origins is None
+
+
 def test_another_number_of_rows_is_refused():
     rows = Rows()
     rows.write((1, 1, 1))

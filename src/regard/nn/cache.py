@@ -123,43 +123,28 @@ class KVCache:
             before = self.memory_origins
             self.memory_origins = rows if before is None else before.index_select(0, rows)
         else:
-            assert len(rows) == len(counts)
             table = self.origins()
             table = rows[:, None].expand(-1, self.width) if table is None else table.index_select(0, rows)
             self._moved = table, torch.tensor(self.lengths, device=rows.device)[:, None]
+            if self.lengths != counts:  # a row's next column may hold a token of a longer one
+                self.settle()
         self.width = max(self.lengths, default=0)
-
-    def replace(self, rows: Tensor, other: KVCache) -> None:
-        """Give these rows (n,) what the n rows of another cache hold."""
-        self.settle()
-        for layer, new in other._held.items():
-            held = self._held[layer]
-            if held[0].shape[2] < other.width:
-                held = self._held[layer] = _grown(held, other.width)
-            for part, fresh in zip(held, new, strict=True):
-                part[rows, :, : other.width] = fresh[:, :, : other.width]
-        for layer, new in other._memory.items():
-            held = self.memory(layer)
-            assert held is not None
-            for part, fresh in zip(held, new, strict=True):
-                part[rows] = fresh
-        for row, length in zip(rows.tolist(), other.lengths, strict=True):
-            self.lengths[row] = length
-        self.width = max(self.lengths)
 
     def settle(self) -> None:
         """Move all tokens to the rows that they belong to."""
-        table, self._moved = None if self._moved is None else self._moved[0], None
-        if table is None:
+        table = self.origins()
+        if self._moved is None or table is None:
             return
-        if bool((table == table[:, :1]).all()):
-            self._held = _chosen(self._held, table[:, 0])
-            return
+        table, self._moved = table[:, : self._moved[0].shape[1]], None
         columns = torch.arange(table.shape[1], device=table.device)
-        for pair in self._held.values():
-            for part in pair:
-                by_token = part.transpose(1, 2)
-                by_token[:, columns] = by_token[table, columns]
+        whole = bool((table == table[:, :1]).all())
+        for part in (part for pair in self._held.values() for part in pair):
+            old = part[:, :, : len(columns)]
+            if whole:
+                old.copy_(old.index_select(0, table[:, 0]))
+            else:
+                by_token = old.transpose(1, 2)
+                by_token.copy_(by_token[table, columns])
 
     def crop(self, lengths: Sequence[int]) -> None:
         """Forget what lies beyond each row's new length (rejected guesses of speculative decoding)."""
