@@ -93,7 +93,7 @@ def _dtype_of(precision: str, dtype: str | torch.dtype) -> str | torch.dtype:
 
 
 def _give(model: Model, precision: Precision) -> None:
-    """Linears of a precision, and native kernels to a model that writes."""
+    """Linears of a precision, and native kernels to a model that writes or reads with small weights."""
     from regard import native
     from regard.adapt.quantize import precision as precision_of
     from regard.adapt.quantize import quantize
@@ -105,7 +105,7 @@ def _give(model: Model, precision: Precision) -> None:
                 f"precision is {precision!r}, but {model.name} has weights of {held}; allowed: auto, {held}"
             )
         quantize(model, precision, head=native.writes(model))  # type: ignore[arg-type]
-    if native.writes(model):
+    if native.suits(model):
         native.apply(model, quiet=precision == "auto")
 
 

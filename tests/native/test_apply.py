@@ -211,7 +211,7 @@ def test_bad_input_is_named(gpt2):
         native.apply(gpt2, "int3")
     raw = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 8, "num_hidden_layers": 1}
     encoder = regard.from_config({**raw, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9})
-    with pytest.raises(ValueError, match="BertModel does not write: it has no decoder to run natively"):
+    with pytest.raises(ValueError, match="BertModel neither writes nor has quantized layers"):
         native.apply(encoder)
 
 

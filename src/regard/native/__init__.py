@@ -21,7 +21,7 @@ from regard.native.run import NativeLinear, NativeStack, TorchBranch, put, taken
 from regard.native.weights import PRECISIONS, Precision, Store
 from regard.nn import LanguageHead
 
-__all__ = ["NoKernels", "apply", "available", "level", "reason", "remove", "taken", "unknown", "writes"]
+__all__ = ["NoKernels", "apply", "available", "level", "reason", "remove", "suits", "taken", "unknown", "writes"]
 
 M = TypeVar("M", bound=Model)
 
@@ -41,36 +41,51 @@ def available() -> bool:
 
 
 def apply(model: M, precision: Precision = "auto", *, required: bool = False, quiet: bool = False) -> M:
-    """Let a model's decoder and its head write with the kernels; the same model, changed in place.
+    """Let a model's decoder write with the kernels, and quantized towers read; the same model, changed in place.
 
     `precision`: "auto" reads weights as they are (float32, bfloat16, or quantized before); "fp32", "bf16", "int8" (a
     scale per output) and "int4" (a scale per 32 inputs) read copies made of them. Quantized linears also read prompts
     so. Where there are no kernels, or none for this model, says so (unless `quiet`) and leaves the model as it is, or
     raises NoKernels where they are `required`.
-    Raises ValueError for another precision, and for a model without a decoder.
+    Raises ValueError for another precision, and for a model that neither writes nor is quantized.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
-    if not writes(model):
-        raise ValueError(f"{model.architecture or 'this model'} does not write: it has no decoder to run natively")
-    assert model.decoder is not None
+    if not suits(model):
+        what = model.architecture or "this model"
+        raise ValueError(f"{what} neither writes nor has quantized layers: the kernels are for nothing else")
     remove(model)
     why = reason() if model.device.type == "cpu" else f"the kernels are for a CPU, and this model is on {model.device}"
     if why is None:
-        store = Store(precision)
-        stack = NativeStack(model.decoder.stack, store)
-        if not all(isinstance(one, TorchBranch) for layer in stack.branches.values() for one in layer):
-            put(model.decoder.stack, "through", stack)
-            for linear in {model.head.out, *(m for m in model.modules() if isinstance(m, Quantized))}:
+        unknown: list[str] = []
+        for tower in model.towers():
+            writing = writes(model) and tower is model.decoder
+            small = [module for module in tower.stack.modules() if isinstance(module, Quantized)]
+            if not writing and not small:
+                continue
+            store = Store(precision if writing else "auto")
+            stack = NativeStack(tower.stack, store)
+            if all(isinstance(one, TorchBranch) for layer in stack.branches.values() for one in layer):
+                unknown += stack.unknown
+                continue
+            put(tower.stack, "through", stack)
+            for linear in [*small, *([model.head.out] if writing else [])]:
                 put(linear, "forward", NativeLinear(linear, store))
-            put(model.head, "best", NativeBest(model.head, store))
+            if writing:
+                put(model.head, "best", NativeBest(model.head, store))
+        if any(taken(module) for module in model.modules()):
             return model
-        why = f"the kernels know no part of its layers: {', '.join(stack.unknown[:3])}"
+        why = f"the kernels know no part of its layers: {', '.join(unknown[:3])}"
     if required:
         raise NoKernels(why)
     if not quiet:
-        print(f"regard: writing goes through torch, as {why}", file=sys.stderr)
+        print(f"regard: all goes through torch, as {why}", file=sys.stderr)
     return model
+
+
+def suits(model: Model) -> bool:
+    """Whether the kernels have something to do: a model writes, or has quantized layers to read with."""
+    return writes(model) or any(isinstance(module, Quantized) for module in model.modules())
 
 
 def writes(model: Model) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ ROWS = 32
 """Above so many rows torch's matrix products, which reuse what they read, are left to do the work."""
 MANY = 1024
 """So many rows the kernels of attention take; with weights of int8 they are faster than torch up to there."""
+_VERSION = operator.attrgetter("_version")
 
 
 class TorchBranch(Branch):
@@ -30,8 +32,7 @@ class TorchBranch(Branch):
         self.module = module
 
     def __call__(self, p: Pass) -> None:
-        x = p.x.view(-1, p.length, p.x.shape[1]).to(p.dtype)
-        p.x.copy_(self.module(x, p.ctx).view_as(p.x))
+        p.x.copy_(self.module(p.x.view(p.shape).to(p.dtype), p.ctx).view_as(p.x))
 
 
 class Parallel(Branch):
@@ -59,15 +60,16 @@ class Watch:
         self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.hooks += [registry._global_forward_hooks, registry._global_forward_pre_hooks]
         self.owners = [held for m in modules for held in (m._modules, m._parameters) if held]
-        self.members = self._members()
+        self.members = list(self._members())
         self.tensors = [p for p in self.members if isinstance(p, Tensor)]
+        self.counted = [p for p in self.tensors if not p.is_inference()]  # the others have no count of changes
         self.state = self._state()
 
-    def _members(self) -> list[object]:
-        return [member for owner in self.owners for member in owner.values()]
+    def _members(self) -> Iterator[object]:
+        return chain.from_iterable(map(dict.values, self.owners))
 
-    def _state(self) -> list[tuple[int, int]]:
-        return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.tensors]
+    def _state(self) -> list[int]:
+        return [*map(Tensor.data_ptr, self.tensors), *map(_VERSION, self.counted)]
 
     def hooked(self) -> bool:
         """Whether somebody looks on: hooks see torch's modules only."""
@@ -75,8 +77,7 @@ class Watch:
 
     def unchanged(self) -> bool:
         """Whether everything is where and what it was."""
-        members = self._members()
-        same = len(members) == len(self.members) and all(map(operator.is_, members, self.members))
+        same = sum(map(len, self.owners)) == len(self.members) and all(map(operator.is_, self._members(), self.members))
         return same and self._state() == self.state
 
 
@@ -88,6 +89,7 @@ class NativeStack:
         self.torch: Callable[[Tensor, Context], Tensor] = type(stack).through.__get__(stack)
         self.unknown: list[str] = []  # paths of what torch goes on computing
         self.branches = {i: self._layer(i, layer) for i, layer in enumerate(stack.layers)}
+        self.small = store.precision == "auto" and store.kinds <= {layout.KINDS["int8"], layout.KINDS["int4"]}
         self.watch = Watch(stack)
         self.most = MANY if store.kinds == {layout.KINDS["int8"]} else ROWS
 
@@ -113,30 +115,30 @@ class NativeStack:
         return TorchBranch(module)
 
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
-        if (
-            not few(x, self.most)
-            or ctx.lengths is not None
-            or ctx.cache is None
-            or self.stack.training
-            or self.watch.hooked()
-        ):
+        if not self._suits(x, ctx) or self.stack.training or self.watch.hooked():
             return self.torch(x, ctx)
-        if ctx.groups[0].q_valid is not None or not self._ready(ctx) or not self.watch.unchanged():
+        if not self._ready(ctx) or not self.watch.unchanged():
             return self.torch(x, ctx)
-        if self.unknown:  # parts of torch move rows themselves, which views made before would not know
-            ctx.cache.settle()
+        if self.unknown and ctx.cache is not None:
+            ctx.cache.settle()  # parts of torch move rows themselves, which views made before would not know
         p = Pass(x, ctx)
         for ctx.layer, index in enumerate(self.stack.config.order):
             for one in self.branches[index]:
                 one(p)
         return p.x.view(x.shape).to(x.dtype)
 
+    def _suits(self, x: Tensor, ctx: Context) -> bool:
+        """A step of writing, or a text that is read by small weights."""
+        if ctx.cache is None:
+            return self.small and few(x, None)
+        return few(x, self.most) and ctx.lengths is None and ctx.groups[0].q_valid is None
+
     def __reduce__(self) -> Any:
         """A copy of the model is torch's."""
         return getattr, (self.stack, "through")
 
     def _ready(self, ctx: Context) -> bool:
-        """Whether every attention finds its cache begun. Layers have all begun, or none."""
+        """Whether every attention finds its cache begun, if there is one. Layers have all begun, or none."""
         for ctx.layer, index in enumerate(self.stack.config.order):
             for one in self.branches[index]:
                 if not one.ready(ctx):
