@@ -34,8 +34,8 @@ lint: $(STAMP)  ## ruff, the formatter and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## text speed beside the reference library, on this machine
-	$(BIN)/python -m benchmarks.text $(ARGS)
+bench: $(STAMP)  ## all speeds beside other engines, on this machine, into docs/performance.md (ARGS=--quick: a look)
+	$(BIN)/python -m benchmarks.all $(ARGS)
 
 clean:  ## remove environments, caches and built files
 	rm -rf .venv .venv-min build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,11 +1,12 @@
-"""Writing, token by token: the kernels beside torch, the reference library and other engines, in one run.
+"""Writing, token by token: the kernels beside torch, transformers, llama.cpp and CTranslate2, in one run.
 
-    python benchmarks/decode.py [--shapes gpt2,qwen2] [--batches 1,8,32] [--new 16] [--rounds 3] [--threads 1] [--peers]
+    python -m benchmarks.decode [--shapes gpt2,qwen2] [--batches 1,8,32] [--new 16] [--rounds 3] [--threads 1] [--write]
 
-Random weights of true shapes. Greedy after prompts of 32 tokens; the time of a step is the median over steps, then over
-rounds, in which the ways take turns. Beside each native figure: how long it takes only to read the same weights once,
-the bound for one row. With --threads 1 processor time is taken, which other users of the machine disturb least;
-else the clock. --peers makes `.venv-peers` and times CTranslate2 there; what cannot be installed is named.
+Random weights of true shapes, greedy, after prompts of 32 tokens. A step's time is the median over steps, then over
+rounds, in which all ways take turns. Beside each figure of the kernels: how long a plain loop takes to read the same
+weights once. That is a yardstick and no bound: another engine may read faster. With one thread processor time is taken,
+which other users of the machine disturb least; else the clock. `--profile` says instead where the time of an int8 step
+of GPT-2 goes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ import argparse
 import ctypes
 import os
 import statistics
-import subprocess
+import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -28,6 +28,7 @@ import torch
 import transformers
 
 import regard
+from benchmarks import decode_peers, parts, peers, report
 from regard import native
 from regard.native.layout import kernels
 from regard.native.run import taken
@@ -47,13 +48,22 @@ SHAPES = {
     ),
 }
 LABELS = {"gpt2": "GPT-2 124M", "qwen2": "Qwen2 0.5B"}
-Generate = Callable[..., object]
+PRECISIONS = ("fp32", "bf16", "int8", "int4")
+Clock = Callable[[], float]
+
+
+@dataclass
+class Way:
+    """One engine and precision: `step(batch, new)` gives seconds; `weights` are those that a step reads."""
+
+    step: Callable[[int, int], float]
+    weights: list[torch.Tensor] = field(default_factory=list)
 
 
 class Steps:
     """A streamer that notes how long each step took; `put` is called once a step, and once with the prompt."""
 
-    def __init__(self, clock: Callable[[], float]):
+    def __init__(self, clock: Clock):
         self.clock, self.seconds = clock, [clock()]
 
     def put(self, tokens: Any) -> None:
@@ -67,11 +77,11 @@ class Steps:
         return statistics.median(steps[3:])  # the prompt, and the first steps, which find cold caches
 
 
-def reading(parts: list[torch.Tensor], clock: Callable[[], float]) -> float:
+def reading(weights: list[torch.Tensor], clock: Clock) -> float:
     """Seconds to read all weights once."""
-    count = len(parts)
-    places = (ctypes.c_void_p * count)(*[part.data_ptr() for part in parts])
-    sizes = (ctypes.c_int64 * count)(*[part.nbytes for part in parts])
+    count = len(weights)
+    places = (ctypes.c_void_p * count)(*[part.data_ptr() for part in weights])
+    sizes = (ctypes.c_int64 * count)(*[part.nbytes for part in weights])
     times = []
     for _ in range(3):
         start = clock()
@@ -80,170 +90,191 @@ def reading(parts: list[torch.Tensor], clock: Callable[[], float]) -> float:
     return statistics.median(times)
 
 
-def ways(name: str, batch: int, new: int) -> dict[str, tuple[Generate, list[torch.Tensor]]]:
-    """What takes turns: label -> (generate with a streamer, weights that a step reads)."""
-    config = SHAPES[name]
+def ours(model: regard.Model, precision: str | None, clock: Clock) -> Way:
+    """This library: by torch, or by the kernels in a precision. Several may share a model: each puts its own in."""
+    held: list[tuple[Any, str, Any]] = []
+    weights: list[torch.Tensor] = []
+    if precision is not None:
+        native.apply(model, precision, required=True)  # type: ignore[arg-type]
+        held = [(m.__dict__, name, one) for m in model.modules() for name, one in taken(m).items()]
+        weights = held[0][2].store.parts
+        native.remove(model)
+
+    def step(batch: int, new: int) -> float:
+        for owner, name, stand_in in held:
+            owner[name] = stand_in
+        steps = Steps(clock)
+        model.generate(prompts(batch), max_new_tokens=new, streamer=steps)
+        native.remove(model)
+        return steps.median()
+
+    return Way(step, weights)
+
+
+def theirs(config: Any, dtype: torch.dtype, clock: Clock) -> Way:
+    """transformers. Its streamers take one row only; of several, a run of one token is taken off."""
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().to(dtype)
+
+    def run(batch: int, new: int, streamer: Any = None) -> float:
+        start = clock()
+        options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+        model.generate(prompts(batch), streamer=streamer, **options)
+        return clock() - start
+
+    def step(batch: int, new: int) -> float:
+        if batch > 1:
+            return (run(batch, new) - run(batch, 1)) / (new - 1)
+        steps = Steps(clock)
+        run(batch, new, steps)
+        return steps.median()
+
+    return Way(step)
+
+
+def prompts(batch: int) -> torch.Tensor:
+    return torch.randint(0, 50000, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
+
+
+def ways(name: str, folder: str, threads: int, clock: str, batches: list[int], only: list[str]) -> dict[str, Way]:
+    """Everything that is to be had, by name."""
+    config, counter = SHAPES[name], getattr(time, clock)
     raw = {**config.to_dict(), "eos_token_id": []}
-    ids = torch.randint(0, config.vocab_size, (batch, PROMPT))
-    found: dict[str, tuple[Generate, list[torch.Tensor]]] = {}
-
-    def ours(label: str, model: regard.Model, precision: str | None = None) -> None:
-        parts: list[torch.Tensor] = []
-        held: list[tuple[Any, str, Any]] = []
-        if precision is not None:
-            native.apply(model, precision, required=True)  # type: ignore[arg-type]
-            held = [(m.__dict__, name, one) for m in model.modules() for name, one in taken(m).items()]
-            parts = held[0][2].store.parts
-            native.remove(model)
-
-        def generate(streamer: Any) -> None:
-            for owner, name, stand_in in held:
-                owner[name] = stand_in
-            model.generate(ids, max_new_tokens=new, streamer=streamer)
-            native.remove(model)
-
-        found[label] = (generate, parts)
-
     full, half = (regard.from_config(raw, head="causal-lm", seed=0).eval() for _ in range(2))
     half.bfloat16()
-    ours("ours, torch fp32", full)
-    ours("ours, torch bf16", half)
-    ours("native bf16", half, "bf16")
-    for precision in ("fp32", "int8", "int4"):
-        ours(f"native {precision}", full, precision)
-    for dtype in (torch.float32, torch.bfloat16):
-        theirs = transformers.AutoModelForCausalLM.from_config(config).eval().to(dtype)
-        label = f"transformers {'fp32' if dtype == torch.float32 else 'bf16'}"
+    makers: dict[str, Callable[[], Way]] = {
+        "transformers fp32": lambda: theirs(config, torch.float32, counter),
+        "transformers bf16": lambda: theirs(config, torch.bfloat16, counter),
+        "regard fp32, torch": lambda: ours(full, None, counter),
+        "regard bf16, torch": lambda: ours(half, None, counter),
+    }
+    for precision in PRECISIONS:
+        of = half if precision == "bf16" else full
+        makers[f"regard {precision}"] = lambda of=of, precision=precision: ours(of, precision, counter)
+    for kind in ("f32", "q8_0", "q4_0"):
+        makers[f"llama.cpp {kind}"] = lambda kind=kind: other(decode_peers.llama, kind)
+    for kind in ("float32", "int8"):
+        makers[f"CTranslate2 {kind}"] = lambda kind=kind: other(decode_peers.ctranslate2, kind)
 
-        def generate(streamer: Any, new: int = new, theirs: Any = theirs) -> None:
-            options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-            theirs.generate(ids, streamer=streamer, **options)
+    def other(maker: Callable[..., peers.Peer], kind: str) -> Way:
+        engine = maker(folder, config, kind, threads, clock)
+        return Way(lambda batch, new: engine([batch, PROMPT, new]))
 
-        if batch > 1:
-            generate.watched = False  # type: ignore[attr-defined]  # their streamers take one row only
-        found[label] = (generate, [])
+    found: dict[str, Way] = {}
+    for label, make in makers.items():
+        if any(word in label for word in only):
+            try:
+                found[label] = make()
+            except peers.Missing as error:
+                print(f"{LABELS[name]}: {label} is left out: {error}", flush=True)
     return found
 
 
-def step_of(generate: Generate, new: int, clock: Callable[[], float]) -> float:
-    """Seconds of a step."""
-    if getattr(generate, "watched", True):
-        steps = Steps(clock)
-        generate(steps)
-        return steps.median()
-    start = clock()
-    generate(None, 1)
-    middle = clock()
-    generate(None, new)
-    return (clock() - middle - (middle - start)) / (new - 1)
-
-
-def compare(name: str, batch: int, new: int, rounds: int, clock: Callable[[], float]) -> None:
-    """A table of one shape and batch."""
-    found = ways(name, batch, new)
-    seconds: dict[str, list[float]] = {label: [] for label in found}
-    reads: dict[str, list[float]] = {label: [] for label, (_, parts) in found.items() if parts}
+def table(
+    name: str, found: dict[str, Way], batch: int, new: int, rounds: int, clock: Clock
+) -> tuple[str, dict[str, float]]:
+    """A table of one shape and batch, and tokens a second by way; "regard int8 / read" is a share of a plain read."""
+    seconds: dict[str, list[float]] = {label: [] for label in found if batch == 1 or "llama" not in label}
+    reads: dict[str, list[float]] = {label: [] for label in seconds if found[label].weights}
     for _ in range(rounds):
-        for label, (generate, parts) in found.items():
-            if parts:
-                reads[label].append(reading(parts, clock))
-            seconds[label].append(step_of(generate, new, clock))
-    print(f"\n{LABELS[name]}, batch {batch}\n\n| way | ms a step | tok/s | reading alone, ms |")
-    print("| --- | --- | --- | --- |")
+        for label, times in seconds.items():
+            if label in reads:
+                reads[label].append(reading(found[label].weights, clock))
+            times.append(found[label].step(batch, new))
+    lines = [f"| {LABELS[name]}, batch {batch} | ms a step | tokens/s | reading alone, ms | of a plain read |"]
+    lines.append("|---" * 5 + "|")
+    speeds: dict[str, float] = {}
     for label, times in seconds.items():
         step = statistics.median(times)
-        read = f"{statistics.median(reads[label]) * 1e3:.2f}" if label in reads else ""
-        print(f"| {label} | {step * 1e3:.2f} | {batch / step:.4g} | {read} |", flush=True)
+        speeds[label], bound = batch / step, ""
+        if label in reads:
+            share = statistics.median(a / b for a, b in zip(reads[label], times, strict=True))
+            speeds[f"{label} / read"] = share
+            bound = f"{statistics.median(reads[label]) * 1e3:.2f} | {share:.2f}"
+        lines.append(f"| {label} | {step * 1e3:.2f} | {batch / step:.4g} | {bound or '|'} |")
+    return "\n".join(lines), speeds
 
 
-# ---------------------------------------------------------------------------------------------------- other engines
+def profile(clock: Clock, new: int = 32) -> str:
+    """Where the time of an int8 step of GPT-2 goes, at batch 1."""
+    model = regard.from_config({**SHAPES["gpt2"].to_dict(), "eos_token_id": []}, head="causal-lm", seed=0).eval()
+    native.apply(model, "int8", required=True)
+    stack, head = model.decoder.stack.__dict__["through"], model.head.__dict__["best"]
+    read = reading(stack.store.parts, clock)
 
-PEERS = {
-    "ctranslate2": """
-import sys, time, statistics, ctranslate2
-folder, batch, new, threads = sys.argv[1], *map(int, sys.argv[2:5])
-for kind in ("float32", "int8"):
-    g = ctranslate2.Generator(folder, compute_type=kind, intra_threads=threads, inter_threads=1)
-    def run(n):
-        start = time.perf_counter()
-        g.generate_batch([[str(i) for i in range(32)]] * batch, max_length=n, min_length=n, sampling_topk=1,
-                         include_prompt_in_result=False)
-        return time.perf_counter() - start
-    run(2)
-    step = statistics.median((run(new + 2) - run(2)) / new for _ in range(3))
-    print(f"| CTranslate2 {kind} | {step * 1e3:.2f} | {batch / step:.4g} | |", flush=True)
-"""
-}
+    def run() -> float:
+        steps = Steps(clock)
+        model.generate(prompts(1), max_new_tokens=new + 1, streamer=steps)
+        return steps.seconds[-1] - steps.seconds[2]  # all but the prompt
+
+    found = parts.table(stack, 1, new, run, head, clock)
+    return f"{LABELS['gpt2']}, int8, batch 1; reading its weights once takes {read * 1e3:.2f} ms.\n\n{found}"
 
 
-def peers(batches: list[int], new: int, threads: int) -> None:
-    """CTranslate2 on GPT-2's shape, in an environment of its own; by the clock."""
-    home = Path(__file__).resolve().parents[1] / ".venv-peers"
-    python = home / "bin" / "python"
-    if not python.exists():
-        venv.create(home, with_pip=True, system_site_packages=True)
-    for package in ("ctranslate2", "llama-cpp-python"):
-        command = [str(python), "-m", "pip", "install", "--quiet", package]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-            print(f"{package} is left out: {said[-1] if said else error}", flush=True)
-            continue
-        if package not in PEERS:
-            print(f"{package} is left out: random weights have no GGUF file here", flush=True)
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            converted = convert(python, folder)
-            if converted is None:
-                continue
-            for batch in batches:
-                print(f"\n{LABELS['gpt2']}, batch {batch}, {package}, by the clock")
-                arguments = [converted, str(batch), str(new), str(threads)]
-                subprocess.run([str(python), "-c", PEERS[package], *arguments], check=False)
+def goals(name: str, batch: int, speeds: dict[str, float]) -> list[report.Goal]:
+    """What is wanted of this shape and batch."""
 
+    def ratio(ours: str, *others: str) -> float | None:
+        known = [speeds[other] for other in others if other in speeds]
+        return speeds[ours] / max(known) if known and ours in speeds else None
 
-def convert(python: Path, folder: str) -> str | None:
-    """Random GPT-2 weights as CTranslate2 keeps them."""
-    model = transformers.AutoModelForCausalLM.from_config(SHAPES["gpt2"])
-    model.save_pretrained(f"{folder}/hf")
-    program = f"""
-import ctranslate2, json
-from ctranslate2.converters import TransformersConverter as T
-class C(T):
-    def load_tokenizer(self, *a, **k):
-        class Words:
-            unk_token = bos_token = eos_token = "0"
-            def get_vocab(self): return {{str(i): i for i in range(50257)}}
-        return Words()
-C({folder + "/hf"!r}).convert({folder + "/ct2"!r})
-"""
-    done = subprocess.run([str(python), "-c", program], capture_output=True, text=True)
-    if done.returncode:
-        print(f"ctranslate2 is left out: {done.stderr.strip().splitlines()[-1]}", flush=True)
-        return None
-    return f"{folder}/ct2"
+    at = f"{LABELS[name]}, batch {batch}: "
+    if batch > 1:
+        if name != "gpt2":
+            return []
+        return [
+            report.Goal(
+                f"{at}int8 / CTranslate2 int8", 4 if batch == 8 else 3, ratio("regard int8", "CTranslate2 int8")
+            )
+        ]
+    return [
+        report.Goal(f"{at}int8 / a plain read", 0.8, speeds.get("regard int8 / read")),
+        report.Goal(f"{at}int8 / llama.cpp q8_0", 1.5, ratio("regard int8", "llama.cpp q8_0")),
+        report.Goal(
+            f"{at}int8 / transformers' best", 7, ratio("regard int8", "transformers fp32", "transformers bf16")
+        ),
+        report.Goal(f"{at}int4 / llama.cpp q4_0", 1.8, ratio("regard int4", "llama.cpp q4_0")),
+        report.Goal(f"{at}bf16 / transformers bf16", 4, ratio("regard bf16", "transformers bf16")),
+        report.Goal(f"{at}fp32 / llama.cpp f32", 1.1, ratio("regard fp32", "llama.cpp f32")),
+    ]
 
 
 def main() -> None:
-    """Read the command line and print a table for each shape and batch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="gpt2,qwen2")
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--new", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--peers", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    clock = time.thread_time if options.threads == 1 else time.perf_counter
-    batches = [int(batch) for batch in options.batches.split(",")]
-    print(f"{options.threads} thread(s), {native.level()}, torch {torch.__version__}; {clock.__name__}")
-    for name in options.shapes.split(","):
-        for batch in batches:
-            compare(name, batch, options.new, options.rounds, clock)
-    if options.peers:
-        peers(batches, options.new, options.threads)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", default="regard,transformers,llama,CTranslate2")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    clock = "process_time" if given.threads == 1 else "perf_counter"
+    asked = " ".join(part for part in sys.argv[1:] if part != "--write")
+    threads = f"{given.threads} thread{'s' * (given.threads > 1)}"
+    heading = f"Writing, {', '.join(LABELS[name] for name in given.shapes.split(','))}, {threads}"
+    text = f"torch {torch.__version__}, transformers {transformers.__version__}, kernels {native.level()}, {clock}. "
+    text += f"`python -m benchmarks.decode {asked}`"
+    if given.profile:
+        heading = f"Where a step of writing goes, {threads}"
+        text += "\n\n" + profile(getattr(time, clock))
+    wanted: list[report.Goal] = []
+    with tempfile.TemporaryDirectory() as folder:
+        batches = [int(batch) for batch in given.batches.split(",")]
+        for name in [] if given.profile else given.shapes.split(","):
+            found = ways(name, folder, given.threads, clock, batches, given.only.split(","))
+            for batch in batches:
+                part, speeds = table(name, found, batch, given.new, given.rounds, getattr(time, clock))
+                print(f"\n{part}", flush=True)
+                text, wanted = f"{text}\n\n{part}", wanted + goals(name, batch, speeds)
+    if wanted:
+        text = f"{text}\n\n{report.goals(wanted)}"
+        print("\n" + report.goals(wanted), flush=True)
+    else:
+        print(text, flush=True)
+    if given.write:
+        report.write(heading, text)
 
 
 if __name__ == "__main__":

@@ -22,21 +22,25 @@ class Missing(RuntimeError):
     """An engine is not to be had here; the message says why."""
 
 
-def python() -> Path:
-    """The environment's interpreter; made, and filled, if need be. Raises Missing."""
-    found = HOME / "bin/python"
-    done = HOME / ".installed"
-    if done.exists() and done.read_text() == "\n".join(PACKAGES):
+def python(*extra: str) -> Path:
+    """The environment's interpreter; made, and filled, with `extra` packages too, if need be. Raises Missing.
+
+    What has no wheel is compiled, which may take a quarter of an hour.
+    """
+    found, done = HOME / "bin/python", HOME / ".installed"
+    known = done.read_text().splitlines() if done.exists() else []
+    wanted = [package for package in (*PACKAGES, *extra) if package not in known]
+    if not wanted:
         return found
     try:
         if not found.exists():
             venv.create(HOME, with_pip=True)
-        command = [str(found), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), *PACKAGES]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
+        command = [str(found), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), *wanted]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=2400)
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         raise Missing(f"not installed: {said[-1] if said else error}") from None
-    done.write_text("\n".join(PACKAGES))
+    done.write_text("\n".join([*known, *wanted]))
     return found
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,3 +24,25 @@ def write(heading: str, text: str, page: Path = PAGE) -> None:
     temporary = page.with_suffix(".tmp")
     temporary.write_text(fresh, encoding="utf-8")
     os.replace(temporary, page)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number that is wanted to be at least so large, what it is, and what keeps it from there if it is less."""
+
+    name: str
+    least: float
+    found: float | None
+    why: str = ""
+
+    def row(self) -> str:
+        """A row of the table."""
+        if self.found is None:
+            return f"| {self.name} | {self.least:g} | | not measured |"
+        verdict = "met" if self.found >= self.least else f"missed{': ' if self.why else ''}{self.why}"
+        return f"| {self.name} | {self.least:g} | {self.found:.2f} | {verdict} |"
+
+
+def goals(found: Sequence[Goal]) -> str:
+    """A table of goals, each met or missed."""
+    return "\n".join(["| goal | at least | measured | |", "|---|---|---|---|", *(goal.row() for goal in found)])
