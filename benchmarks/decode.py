@@ -26,9 +26,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import transformers
+from benchmarks import decode_peers, parts, peers, report
 
 import regard
-from benchmarks import decode_peers, parts, peers, report
 from regard import native
 from regard.native.layout import kernels
 from regard.native.run import taken

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-
 from benchmarks import peers
 
 LLAMA_PACKAGES = ("llama-cpp-python==0.3.*", "gguf==0.19.*")

@@ -25,10 +25,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import transformers
+from benchmarks import encode_onnx, parts, peers, report
 from torch import Tensor
 
 import regard
-from benchmarks import encode_onnx, parts, peers, report
 from regard import native
 from regard.adapt import quantize
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from benchmarks import peers
+from torch import Tensor, nn
 
 PACKAGES = ("onnx==1.23.*",)
 EXPORTER = """
