@@ -178,7 +178,11 @@ def table(ways: dict[str, Way], what: str, sounds: dict[str, np.ndarray], meant:
         said = [plain(text) for text in texts[name]]
         wrong = errors(said[0], truth) if long else sum(errors(s, plain(m)) for s, m in zip(said, meant, strict=True))
         lines.append(f"| {name} | {speed:.1f} | {ratio:.2f} | {wrong} of {len(truth)} |")
-    return "\n".join(lines)
+    goal = []
+    if "regard int8" in seconds and last == "faster-whisper int8":
+        found = statistics.median(a / b for a, b in zip(seconds[last], seconds["regard int8"], strict=True))
+        goal = ["", report.goals([report.Goal(f"{what}, int8 / {last}", 1.3, found)])]
+    return "\n".join([*lines, *goal])
 
 
 def main() -> None:
@@ -225,7 +229,8 @@ def main() -> None:
             print(f"\n{part}", flush=True)
             text += f"\n\n{part}"
     if given.write:
-        report.write(f"{HEADING}{', base' if given.base else ''}", text)
+        shape = "Whisper base, random" if given.base else "Whisper tiny.en"
+        report.write(f"{HEADING}, {shape}, {given.threads} thread{'s' * (given.threads > 1)}", text)
 
 
 if __name__ == "__main__":

@@ -158,21 +158,33 @@ def agreement(found: list[list[int]], expected: list[list[int]]) -> str:
 
 
 def table(found: dict[str, Way], beams: int, rounds: int, count: int, new: int) -> str:
-    """Medians of alternating rounds, with their ratios to the first and to the last engine."""
+    """Medians of alternating rounds, with their ratios to the first and to the last engine, and the goals."""
     seconds: dict[str, list[float]] = {name: [] for name in found}
     tokens = {name: way(beams)[1] for name, way in found.items()}
     for _ in range(rounds):
         for name, way in found.items():
             seconds[name].append(way(beams)[0])
+
+    def ratio(name: str, base: str) -> float | None:
+        if name not in seconds or base not in seconds:
+            return None
+        return statistics.median(a / b for a, b in zip(seconds[base], seconds[name], strict=True))
+
     first, last = next(iter(found)), list(found)[-1]
-    lines = [f"| {'greedy' if beams == 1 else f'{beams} beams'} | tokens/s | / {first} | / {last} | same tokens |"]
-    lines.append("|---" * 5 + "|")
+    lines = [f"| {named(beams)} | tokens/s | / {first} | / {last} | same tokens |", "|---" * 5 + "|"]
     for name, spent in seconds.items():
-        ratios = [statistics.median(a / b for a, b in zip(seconds[base], spent, strict=True)) for base in (first, last)]
-        shown = " | ".join(f"{ratio:.2f}" for ratio in ratios)
         speed = count * new / statistics.median(spent)
-        lines.append(f"| {name} | {speed:.0f} | {shown} | {agreement(tokens[name], tokens[first])} |")
-    return "\n".join(lines)
+        same = agreement(tokens[name], tokens[first])
+        lines.append(f"| {name} | {speed:.0f} | {ratio(name, first):.2f} | {ratio(name, last):.2f} | {same} |")
+    goals = [
+        report.Goal(f"{named(beams)}, int8 / {base}", least, ratio("regard int8, native", base))
+        for base, least in (("CTranslate2 int8", 1.5), ("transformers float32", 6))
+    ]
+    return "\n".join([*lines, "", report.goals(goals)])
+
+
+def named(beams: int) -> str:
+    return "greedy" if beams == 1 else f"{beams} beams"
 
 
 def main() -> None:
@@ -202,7 +214,7 @@ def main() -> None:
             print(f"\n{part}", flush=True)
             text += f"\n\n{part}"
     if given.write:
-        report.write(HEADING, text)
+        report.write(f"{HEADING}, {given.threads} thread{'s' * (given.threads > 1)}", text)
 
 
 if __name__ == "__main__":
