@@ -17,6 +17,8 @@ IGNORE = -100
 """The target that counts for nothing."""
 SCORES = 2**24
 """About how many vocabulary scores are held at a time."""
+FEW = 2**18
+"""So few scores, as of letters, are held at once: pieces would save nothing, and cost time in a small step."""
 LEAST_ROWS = 128
 """Fewer rows at a time would read the table of words more often than they save memory."""
 _PLAIN = (nn.Linear, type(LanguageHead(LanguageHeadConfig(vocab_size=1), 1).out))
@@ -52,9 +54,9 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """`cross_entropy` of a language head over hidden states (N, C), without ever holding all scores (N, V).
 
-    `chunk` rows are scored at a time, by default as many as make about 16 million scores, at least 128. The gradient
-    of a chunk is taken while its scores are at hand, so that nothing is computed twice; sums are kept in float32 at
-    least.
+    `chunk` rows are scored at a time, by default as many as make about 16 million scores, at least 128; a quarter of
+    a million scores are held after all. The gradient of a chunk is taken while its scores are at hand, so that nothing
+    is computed twice; sums are kept in float32 at least.
     A head whose projection is not a plain linear layer (an adapter, say) is scored again for the gradient.
     Raises ValueError for shapes that do not fit.
     """
@@ -62,6 +64,8 @@ def chunked_cross_entropy(
         raise ValueError(f"hidden is {tuple(hidden.shape)}, targets {tuple(targets.shape)}; allowed: (N, C) and (N,)")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; allowed: at least 1")
+    if chunk is None and len(hidden) * head.config.vocab_size <= FEW:
+        return cross_entropy(head.logits(hidden), targets, smoothing=smoothing, z_loss=z_loss)
     rows = chunk or max(LEAST_ROWS, SCORES // head.config.vocab_size)
     if type(head) is LanguageHead and type(head.out) in _PLAIN:
         x = hidden if head.transform is None else head.transform(hidden)
