@@ -161,7 +161,7 @@ class Search:
         def watch(step: int, scores: Mapping[str, float]) -> bool:
             if step not in seen and self.goal in scores:
                 trial.report(scores[self.goal], step)
-            stop = trial.should_prune()
+            stop = bool(trial.should_prune())  # it may be a bool of numpy, which no state can hold
             if stop:
                 trial.set_user_attr("pruned", True)
             return stop
