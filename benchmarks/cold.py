@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 THEIRS = """
 import sys, transformers
@@ -44,7 +45,8 @@ def checkpoints(folder: Path) -> dict[str, Path]:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=50257, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([words], trainer)
-    raw = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 50257, "eos_token_id": None}
+    raw: dict[str, Any] = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "eos_token_id": None}
+    raw |= {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}
     found = {}
     for precision in ("fp32", "int8", "int4"):
         model = regard.from_config(raw, head="causal-lm", seed=0)

@@ -37,7 +37,8 @@ class Words:
 
 def gpt2(precision: str = "int8") -> regard.Model:
     """The model that is timed."""
-    raw = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "eos_token_id": None}
+    raw: dict[str, Any] = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "eos_token_id": None}
+    raw |= {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}
     model = regard.from_config(raw, head="causal-lm", seed=0).eval()
     if precision != "fp32":
         regard.adapt.quantize(model, precision, head=True, force=True)  # type: ignore[arg-type]

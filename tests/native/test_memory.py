@@ -13,6 +13,7 @@ import torch
 import regard
 
 RAW = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_positions": 1024, "vocab_size": 50257}
+RAW |= {"n_embd": 768, "n_layer": 12, "n_head": 12}
 MEASURE = """
 import resource, sys, regard
 from regard import native

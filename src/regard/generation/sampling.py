@@ -60,15 +60,17 @@ def typical(scores: Tensor, mass: float, keep: int = 1) -> Tensor:
     return scores.masked_fill(cut.scatter(-1, index, cut), -math.inf)
 
 
-def warp(scores: Tensor, c: GenerationConfig, keep: int = 1) -> tuple[Tensor, Tensor | None]:
+def warp(
+    scores: Tensor, c: GenerationConfig, keep: int = 1, index: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Temperature and cuts in the reference's order: (candidates (R, M), their token ids (R, M) or None for all).
 
-    With `top_k` only k candidates go on, so that nothing later touches the whole vocabulary.
+    With `top_k` only k candidates go on, so that nothing later touches the whole vocabulary; where these were found
+    before, `index` says which tokens they are.
     """
     if c.temperature != 1.0 and c.temperature > 0:
         scores = scores / c.temperature
-    index = None
-    if c.top_k and max(c.top_k, keep) < scores.shape[-1]:
+    if index is None and c.top_k and max(c.top_k, keep) < scores.shape[-1]:
         scores, index = scores.topk(max(c.top_k, keep))
     if c.top_p < 1.0 and index is None:
         scores, index = nucleus(scores, c.top_p, keep)

@@ -137,12 +137,16 @@ def _next(
     groups = rows.groups()
     alike = len(groups) == 1 or not job.processors
     read = rows.ids[:, : rows.end]
-    several = first and job.config.num_return_sequences > 1
-    if uniform is None and alike and not several:
-        found = job.best(read, groups[0][0], 1, weighed=logged)
+    several, k = first and job.config.num_return_sequences > 1, job.config.top_k
+    few = uniform is None or 0 < k < job.vocab
+    if few and alike and not several:
+        found = job.best(read, groups[0][0], 1 if uniform is None else k, weighed=logged)
         if found is not None:
-            logs, tokens = (part[:, 0] for part in found)
-            return tokens, logs if logged else None, None
+            values, names = found
+            if uniform is not None:
+                place = draw(warp(values, job.config, index=names)[0], uniform)[:, None]
+                values, names = values.gather(1, place), names.gather(1, place)
+            return names[:, 0], values[:, 0] if logged else None, None
     if several:  # several rows go on from one prompt, which is read once
         sources, places = rows.source.unique(return_inverse=True)
         job.decoding.begin(sources)

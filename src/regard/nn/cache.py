@@ -130,6 +130,24 @@ class KVCache:
                 self.settle()
         self.width = max(self.lengths, default=0)
 
+    def replace(self, rows: Tensor, other: KVCache) -> None:
+        """Give these rows (n,) what the n rows of another cache hold."""
+        self.settle()
+        for layer, new in other._held.items():
+            held = self._held[layer]
+            if held[0].shape[2] < other.width:
+                held = self._held[layer] = _grown(held, other.width)
+            for part, fresh in zip(held, new, strict=True):
+                part[rows, :, : other.width] = fresh[:, :, : other.width]
+        for layer, new in other._memory.items():
+            kept = self.memory(layer)
+            assert kept is not None
+            for part, fresh in zip(kept, new, strict=True):
+                part[rows] = fresh
+        for row, length in zip(rows.tolist(), other.lengths, strict=True):
+            self.lengths[row] = length
+        self.width = max(self.lengths)
+
     def settle(self) -> None:
         """Move all tokens to the rows that they belong to."""
         table = self.origins()

@@ -74,8 +74,8 @@ def pipeline(
     parts.check(info.needs, info.name, loaded.name or "this model")
     defaults = {**named, **defaults}
     if assistant_model is not None:
-        known = isinstance(assistant_model, Model)
-        defaults["assistant_model"] = assistant_model if known else front.load(assistant_model, device=_device(device))
+        draft = assistant_model
+        defaults["assistant_model"] = draft if isinstance(draft, Model) else front.load(draft, device=_device(device))
     return info.load()(info, loaded, parts, batch_tokens=batch_tokens, progress=progress, defaults=defaults)
 
 
