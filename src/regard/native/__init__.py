@@ -79,7 +79,7 @@ def apply(model: M, precision: Precision = "auto", *, required: bool = False, qu
     if required:
         raise NoKernels(why)
     if not quiet:
-        print(f"regard: all goes through torch, as {why}", file=sys.stderr)
+        print(f"regard: {'writing' if writes(model) else 'reading'} goes through torch, as {why}", file=sys.stderr)
     return model
 
 
