@@ -66,7 +66,7 @@ class Watch:
         self.state = self._state()
 
     def _members(self) -> Iterator[object]:
-        return chain.from_iterable(map(dict.values, self.owners))
+        return chain.from_iterable(owner.values() for owner in self.owners)
 
     def _state(self) -> list[int]:
         return [*map(Tensor.data_ptr, self.tensors), *map(_VERSION, self.counted)]
