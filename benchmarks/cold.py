@@ -43,7 +43,8 @@ def checkpoints(folder: Path) -> dict[str, Path]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=50257, initial_alphabet=alphabet, show_progress=False)
+    end = ["<|endoftext|>"]
+    trainer = trainers.BpeTrainer(vocab_size=50257, initial_alphabet=alphabet, special_tokens=end, show_progress=False)
     tokenizer.train_from_iterator([words], trainer)
     raw: dict[str, Any] = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "eos_token_id": None}
     raw |= {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}

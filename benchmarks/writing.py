@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -142,10 +144,7 @@ class Oracle:
 
 def guesses(model: regard.Model, new: int, rounds: int, clock: Clock) -> None:
     """What a pass over so many guesses costs, and what is gained if all, half, or none of them come."""
-    from unittest import mock
-
-    from regard.generation import generate as module
-
+    module = sys.modules["regard.generation.generate"]
     ids = torch.randint(0, 50257, (1, PROMPT), generator=torch.Generator().manual_seed(0))
     text = model.generate(ids, max_new_tokens=new + 16)[0].tolist()
     ways: dict[str, Callable[[], float]] = {

@@ -79,6 +79,8 @@ def test_rules_draws_and_ends(model, how, options):
     if "assistant_model" in given:
         given["assistant_model"] = model if how == "itself" else sharpened(SMALL[model.raw["model_type"]])
     both = {"max_new_tokens": 14, "return_dict_in_generate": True, **options}
+    free = model.generate(rows, **both, eos_token_id=None).sequences[:, -14:]
+    both["eos_token_id"] = sorted({int(free[0, 5]), int(free[3, 9]), int(free[-1, 12])})  # rows end early, late, or not
     expected, found = model.generate(rows, **both), model.generate(rows, **both, **given)
     assert len(set(expected.lengths.tolist())) > 1, "all rows end together: no place is ever free"
     assert found.lengths.tolist() == expected.lengths.tolist()
@@ -116,7 +118,7 @@ def test_fewer_passes(gpt2, passes):
     plain = len(passes)
     passes.clear()
     assert gpt2.generate([[5, 6, 7]], max_new_tokens=40, eos_token_id=None, prompt_lookup_num_tokens=6).equal(row)
-    assert plain == 40 and len(passes) < 30 and max(passes) == (1, 7)
+    assert plain == 40 and len(passes) < 25 and max(passes) == (1, 7)
 
 
 def test_finished_rows_give_their_places(gpt2, passes):

@@ -15,9 +15,10 @@ import regard
 RAW = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_positions": 1024, "vocab_size": 50257}
 RAW |= {"n_embd": 768, "n_layer": 12, "n_head": 12}
 MEASURE = """
-import resource, sys, regard
+import sys, regard
 from regard import native
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# not getrusage: its peak begins with that of the process that started this one
+def peak(): return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
 small = regard.load(sys.argv[2])
 small.generate([[1, 2]], max_new_tokens=2)
 before = peak()
@@ -30,6 +31,7 @@ print(loaded, peak() - before)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak from")
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_peak_of_loading_and_writing(tmp_path, precision):
     for folder, size in (("big", {}), ("small", {"n_embd": 64, "n_layer": 1, "n_head": 2, "vocab_size": 64})):
@@ -42,7 +44,7 @@ def test_peak_of_loading_and_writing(tmp_path, precision):
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
     loaded, used = map(int, done.stdout.split())
     print(f"{precision}: file {size / 1e6:.1f} MB, peak of loading {loaded / 1e6:.1f}, of writing too {used / 1e6:.1f}")
-    assert loaded <= 1.1 * size
+    assert 0 < loaded <= 1.1 * size
     assert used <= 1.2 * size
 
 

@@ -31,7 +31,7 @@ def native_parts(model):
 def test_by_default_floats_are_written_natively_and_the_tokens_are_torchs(saved):
     folder, model = saved
     loaded = regard.load(folder)
-    assert native_parts(loaded) == ["decoder.stack", "head.out"]
+    assert {"decoder.stack", "head.out"} <= set(native_parts(loaded))
     assert loaded.generate(ROWS, **OPTIONS).tolist() == model.generate(ROWS, **OPTIONS).tolist()
 
 

@@ -70,7 +70,8 @@ class Guessing(Decoding):
 
 class Lookup:
     """Guesses that what followed the last words before follows them again (prompt look-up): the longest match of up to
-    `ngram` tokens counts, and of equal ones the latest. An encoder's input `source` (S,) is looked at too."""
+    `ngram` tokens counts, of equal ones the latest that enough follows. An encoder's input `source` (S,) is
+    looked at too."""
 
     def __init__(self, count: int, ngram: int, source: Tensor | None):
         self.count, self.ngram, self.source = count, ngram, source
@@ -80,8 +81,10 @@ class Lookup:
         for n in range(min(self.ngram, len(ids), len(before) - 1), 0, -1):
             same = (before[:-1].unfold(0, n, 1) == ids[-n:]).all(1).nonzero()[:, 0]
             if len(same):
-                start = int(same[-1]) + n
-                return before[start : start + min(self.count, count)]
+                starts, most = same + n, min(self.count, count)
+                far = starts[starts + most <= len(before)]  # enough follows: a text that goes in circles is no dead end
+                start = int(far[-1] if len(far) else starts[0])
+                return before[start : start + most]
         return ids[:0]
 
 
