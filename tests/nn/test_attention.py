@@ -197,24 +197,6 @@ def test_packed_pairs_must_change_length_together():
     assert [group.k.positions.shape[1] for group in groups] == [4, 4]
 
 
-@pytest.mark.parametrize("bias", [False, True], ids=["mask", "mask and bias"])
-@pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
-def test_learning_in_half_precision_follows_single_precision(bias, autocast):
-    exact = [x.bfloat16().float().requires_grad_() for x in qkv(kv_heads=2)]
-    half = [x.detach().to(torch.float32 if autocast else torch.bfloat16).requires_grad_() for x in exact]
-    mask = (torch.rand(2, 1, 6, 6) < 0.6) | torch.eye(6, dtype=torch.bool)
-    added = torch.randn(1, 4, 6, 6).bfloat16() if bias else None
-    wanted, _ = attend(*exact, mask=mask, bias=None if added is None else added.float(), kernel="eager")
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        found, _ = attend(half[0], half[1], half[2].bfloat16(), mask=mask, bias=added, kernel="sdpa")
-    assert found.dtype == torch.bfloat16
-    near(found.float(), wanted, 0.02)
-    for tensor in (wanted, found):
-        (tensor.float() * torch.linspace(-1, 1, 8)).sum().backward()
-    for one, other in zip(half, exact, strict=True):
-        near(one.grad.float(), other.grad, 0.03)
-
-
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
 def test_dropout_keeps_the_mean_and_repeats_with_its_seed(p):
     x = torch.full((401, 257), 2.0, requires_grad=True)

@@ -108,6 +108,17 @@ def test_attention_in_bfloat16_is_as_exact_as_its_inputs(masked: str) -> None:
         torch.testing.assert_close(a.double(), b, rtol=2**-8, atol=1e-6)  # one rounding
 
 
+def test_turned_queries_and_keys_are_not_rounded() -> None:
+    torch.manual_seed(0)
+    layer = Attend(None, None, 0.0)
+    q, k, v = (torch.randn(2, 4, 9, 8).requires_grad_() for _ in range(3))
+    half = v.detach().bfloat16().requires_grad_()
+    wanted = layer(q, k, half.detach().float(), "causal", None)
+    with quick_products(layer), torch.autocast("cpu", torch.bfloat16):
+        found = layer(q, k, half, "causal", None)
+    torch.testing.assert_close(found, wanted.bfloat16(), rtol=0, atol=0)
+
+
 def test_a_wide_model_goes_on_to_the_bit(tmp_path: Path) -> None:
     raw = {"model_type": "bert", "vocab_size": 50, "hidden_size": 512, "num_hidden_layers": 1}
     raw |= {"num_attention_heads": 8, "intermediate_size": 512, "num_labels": 2}

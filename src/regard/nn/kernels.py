@@ -6,7 +6,7 @@ A kernel that cannot honour an argument raises `Unsupported`; none ever drops a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -97,14 +97,10 @@ def sdpa(
     if bias is not None:
         blend = bias if blend is None else bias.masked_fill(~blend, torch.finfo(bias.dtype).min)
         blend = blend.to(q.dtype)
-    how: dict[str, Any] = {"dropout_p": dropout, "is_causal": causal, "scale": scale}
-    how["enable_gqa"] = k.shape[1] != q.shape[1]
-    if q.device.type == "cpu" and q.requires_grad and (torch.is_autocast_enabled("cpu") or q.dtype == torch.bfloat16):
-        # Backwards, torch's own kernel for bfloat16 takes up to eight times as long as that for float32.
-        wide = blend if blend is None or blend.dtype == torch.bool else blend.float()
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), wide, **how).type_as(v)
-    return F.scaled_dot_product_attention(q, k, v, blend, **how)
+    grouped = k.shape[1] != q.shape[1]
+    return F.scaled_dot_product_attention(
+        q, k, v, blend, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
 
 
 def attend(

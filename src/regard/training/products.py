@@ -53,11 +53,11 @@ def _forward(layer: Linear, x: Tensor) -> Tensor:
 
 def _attended(layer: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
     """The backward pass of torch's fused attention takes five times as long in bfloat16 as in float32."""
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+    if v.device.type != "cpu" or v.dtype != torch.bfloat16 or not torch.is_grad_enabled():
         return Attend.forward(layer, q, k, v, mask, bias)
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast("cpu", enabled=False):  # which would round queries and keys that rotary positions have turned
         wide = None if bias is None else bias.float()
-        return Attend.forward(layer, q.float(), k.float(), v.float(), mask, wide).to(q.dtype)
+        return Attend.forward(layer, q.float(), k.float(), v.float(), mask, wide).to(v.dtype)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
