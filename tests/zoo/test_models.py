@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import regard
 from regard.checkpoint.find import embedded_names, find
@@ -151,3 +152,15 @@ def test_a_file_that_is_no_sound_or_picture_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with pytest.raises(ValueError, match=name):
             default(task)(str(tmp_path / name))
+
+
+def test_the_other_library_opens_what_is_stored_in_its_format() -> None:
+    transformers = pytest.importorskip("transformers")
+    if "regard/digits" not in NAMES:
+        pytest.skip("regard/digits is not embedded yet")
+    pixels = torch.randn(3, 3, 8, 8)
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(find("regard/digits").path, dtype="float32")
+    with torch.no_grad():
+        wanted = theirs.eval()(pixel_values=pixels).logits
+        found = regard.load("regard/digits")(pixel_values=pixels)["logits"]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
