@@ -67,7 +67,7 @@ def models(as_json: bool = typer.Option(False, "--json", help="Print as JSON."))
         return
     table = Table(box=None, pad_edge=False)
     for name in ("embedded", "task", "MB", "measured"):
-        table.add_column(name, overflow="fold", justify="right" if name == "MB" else "left")
+        table.add_column(name, no_wrap=name != "measured", justify="right" if name == "MB" else "left")
     for row in inside:
         table.add_row(row["model"], row["tasks"][0], f"{row['megabytes']:.1f}", row["measured"])
     console.print()
