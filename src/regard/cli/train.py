@@ -60,22 +60,28 @@ def train(
 
     found = read_recipe(recipe, changes or [], objectives=OBJECTIVES)
     folder = output or found.output or f"runs/{Path(recipe).stem}"
-    wanted = [name for name, asked in (("find-rate", find_rate), ("search", search), ("sweep", sweep)) if asked]
     where = {"devices": devices, "nodes": nodes, "strategy": strategy}
-    if len(wanted) > 1:
-        raise ValueError(f"--{wanted[0]} and --{wanted[1]} are given; allowed: one at a time")
-    if wanted and where != {"devices": 1, "nodes": 1, "strategy": "auto"}:
-        raise ValueError(f"--{wanted[0]} runs on one device; leave out --devices, --nodes and --strategy")
-    if wanted:
-        apart = folder if output or find_rate else f"{folder}-{wanted[0]}"
-        result = explore(wanted[0], found, Path(apart), fresh=fresh)
-    else:
+    instead = _instead({"find-rate": find_rate, "search": search, "sweep": sweep}, where)
+    if instead is None:
         result = run(found, Path(folder), where, fresh=fresh)
+    else:
+        apart = folder if output or find_rate else f"{folder}-{instead}"
+        result = explore(instead, found, Path(apart), fresh=fresh)
     if as_json:
         typer.echo(json.dumps(result))
         return
     for name, value in result.items():
         typer.echo(f"{name:12} {value if isinstance(value, str) else json.dumps(value)}")
+
+
+def _instead(asked: dict[str, bool], where: dict[str, Any]) -> str | None:
+    """What is to be done in place of one run. Raises ValueError for two wishes, or several devices."""
+    wanted = [name for name, wish in asked.items() if wish]
+    if len(wanted) > 1:
+        raise ValueError(f"--{wanted[0]} and --{wanted[1]} are given; allowed: one at a time")
+    if wanted and where != {"devices": 1, "nodes": 1, "strategy": "auto"}:
+        raise ValueError(f"--{wanted[0]} runs on one device; leave out --devices, --nodes and --strategy")
+    return wanted[0] if wanted else None
 
 
 def run(recipe: Any, folder: Path, devices: dict[str, Any], *, fresh: bool = False) -> dict[str, Any]:

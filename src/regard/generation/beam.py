@@ -111,8 +111,8 @@ def beam_search(job: Job, out: Written) -> None:
         # every beam reads the same prompt: read it once
         every = None if new else torch.arange(inputs, device=device).repeat_interleave(c.num_beams)
         ids = _together([g.ids for g in groups])[..., : width + new].flatten(0, 1) if new else job.ids
-        found = job.best(ids, new, groups[0].keep) if plain else None
-        found = (job.decoding.next(ids).log_softmax(-1),) if found is None else found
+        likeliest = job.best(ids, new, groups[0].keep) if plain else None
+        found: tuple[Tensor, ...] = likeliest or (job.decoding.next(ids).log_softmax(-1),)
         if every is not None:
             found = tuple(part[every] for part in found)
             job.decoding.select(every)

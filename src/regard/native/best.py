@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.native import layout
-from regard.native.run import MANY, ROWS, NativeLinear, few
+from regard.native.run import MANY, ROWS, OfLinear, few
 from regard.native.threads import threads
 from regard.native.weights import Store
 from regard.nn import LanguageHead
@@ -17,7 +17,7 @@ from regard.nn import LanguageHead
 _COUNT = 256  # so many that the kernel finds
 
 
-class NativeBest(NativeLinear):
+class NativeBest(OfLinear):
     """Stands in for `LanguageHead.best`: nothing of the size of the vocabulary is written."""
 
     def __init__(self, head: LanguageHead, store: Store):

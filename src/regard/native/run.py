@@ -146,16 +146,24 @@ class NativeStack:
         return True
 
 
-class NativeLinear:
+class OfLinear:
+    """What stands in for a method that a linear computes; calling it is that method."""
+
+    def __init__(self, module: nn.Module, store: Store):
+        self.module, self.store = module, store
+        self.structure = store.linear(module)
+        self.address = layout.address(self.structure)
+        self.watch = Watch(module)
+
+
+class NativeLinear(OfLinear):
     """Stands in for a linear's `forward`; for a quantized one with any number of rows, so that its weights need be in
     memory in one form only."""
 
     def __init__(self, module: nn.Module, store: Store):
+        super().__init__(module, store)
         self.most = None if isinstance(module, Quantized) else ROWS
-        self.module, self.torch, self.store = module, type(module).forward.__get__(module), store
-        self.structure = store.linear(module)
-        self.address, self.call = layout.address(self.structure), layout.kernels().rg_linear
-        self.watch = Watch(module)
+        self.torch, self.call = type(module).forward.__get__(module), layout.kernels().rg_linear
 
     def __call__(self, x: Tensor) -> Tensor:
         fits = few(x, self.most) and x.shape[-1] == self.structure.in_ and self.watch.unchanged()
@@ -186,7 +194,7 @@ def few(x: Tensor, most: int | None = ROWS) -> bool:
     )
 
 
-Native = NativeStack | NativeLinear
+Native = NativeStack | OfLinear
 
 
 def put(module: nn.Module, name: str, native: Native) -> None:
@@ -196,7 +204,7 @@ def put(module: nn.Module, name: str, native: Native) -> None:
 
 def taken(module: nn.Module) -> dict[str, Any]:
     """Which methods of a module are answered natively."""
-    return {name: value for name, value in module.__dict__.items() if isinstance(value, NativeStack | NativeLinear)}
+    return {name: value for name, value in module.__dict__.items() if isinstance(value, NativeStack | OfLinear)}
 
 
-__all__ = ["ROWS", "AttentionBranch", "NativeLinear", "NativeStack", "few", "put", "taken"]
+__all__ = ["ROWS", "AttentionBranch", "NativeLinear", "NativeStack", "OfLinear", "few", "put", "taken"]
