@@ -303,6 +303,14 @@ def test_texts_are_not_measured_where_all_devices_write_together() -> None:
         fit(regard.transformer(vocab_size=16, dim=16, num_layers=1, num_heads=2), task, steps=1, strategy="fsdp")
 
 
+@pytest.mark.parametrize(("goal", "best"), [("wer", 0.2), ("perplexity", 0.2), ("accuracy", 0.5), ("my_own", 0.5)])
+def test_of_errors_fewer_are_better(monkeypatch: pytest.MonkeyPatch, goal: str, best: float) -> None:
+    scores = iter([0.4, 0.2, 0.5, 0.3])
+    monkeypatch.setattr("regard.training.loop.evaluate", lambda *args, **kwargs: {"loss": 1.0, goal: next(scores)})
+    history = fit(model(), problem(), steps=4, batch_size=8, eval_every=1, goal=goal)
+    assert history.progress.best == best
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     fit(model(), problem(), folder=tmp_path / "run", steps=2, batch_size=8)
     with pytest.raises(

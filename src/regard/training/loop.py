@@ -25,6 +25,7 @@ from regard.training.evaluate import evaluate
 from regard.training.folder import RunFolder
 from regard.training.learner import Learner
 from regard.training.memory import checkpointed
+from regard.training.metrics import LESS
 from regard.training.objectives.choose import head_kind
 from regard.training.optimizers import freeze, set_rate, unfreeze
 from regard.training.problem import Problem
@@ -248,7 +249,7 @@ class Loop:
             if c.goal not in scores:
                 raise ValueError(f"goal is {c.goal!r}; this run measures {', '.join(scores)}")
             value = scores[c.goal]
-            better = p.best is None or (value < p.best if c.goal == "loss" else value > p.best)
+            better = p.best is None or (value < p.best if c.goal in LESS else value > p.best)
             if better and self.store is not None:
                 self.store.export(whole_model(self.model), "best")
         if better:

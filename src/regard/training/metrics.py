@@ -112,6 +112,9 @@ METRICS: dict[str, Metric] = {
 }
 """Metrics by the names that recipes use."""
 
+LESS = frozenset({"loss", "perplexity", "mse", "wer", "cer"})
+"""Scores of which less is better; of all others, those of one's own too, more is."""
+
 
 def find_metrics(names: Sequence[str]) -> dict[str, Metric]:
     """Metrics by name. Raises ValueError for one that there is not."""

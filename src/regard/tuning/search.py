@@ -17,6 +17,7 @@ from regard.extras import need
 from regard.training.build import build
 from regard.training.config import settings
 from regard.training.loop import fit
+from regard.training.metrics import LESS
 from regard.training.recipe import Recipe
 from regard.training.report import Diverged
 from regard.training.toml import write_recipe
@@ -132,7 +133,7 @@ class Search:
         self.study = self.optuna.create_study(
             storage=str(recipe.search.get("storage") or f"sqlite:///{(folder / 'search.db').resolve()}"),
             study_name="search" if not recipe.search.get("storage") else str(folder.resolve()),
-            direction="minimize" if self.goal == "loss" else "maximize",
+            direction="minimize" if self.goal in LESS else "maximize",
             pruner=median,
             load_if_exists=True,
         )
