@@ -67,11 +67,8 @@ def train(
     else:
         apart = folder if output or find_rate else f"{folder}-{instead}"
         result = explore(instead, found, Path(apart), fresh=fresh)
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    for name, value in result.items():
-        typer.echo(f"{name:12} {value if isinstance(value, str) else json.dumps(value)}")
+    lines = [f"{name:12} {value if isinstance(value, str) else json.dumps(value)}" for name, value in result.items()]
+    typer.echo(json.dumps(result) if as_json else "\n".join(lines))
 
 
 def _instead(asked: dict[str, bool], where: dict[str, Any]) -> str | None:
