@@ -16,7 +16,7 @@ FLOORS = ("config", "nn", "senses", "models", "checkpoint", "generation", "tasks
 SIDE = ("preprocess", "adapt", "inspect", "export", "training", "tuning", "hf", "zoo", "native")
 # Single files anyone may import; they import no room. `regard/__init__.py` and `front.py` behind it are the front door
 # and may name every room.
-LEAVES = ("extras",)
+LEAVES = ("extras", "memory")
 # Functions that import the module they are given by name.
 IMPORTERS = ("import_module", "__import__", "need")
 # Files of models/ that are not a family.

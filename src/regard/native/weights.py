@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regard.adapt.quantized import HalfLinear, Int4Linear, Int8Linear, round4, round8
 from regard.checkpoint.memory import give_back
+from regard.memory import Arena
 from regard.native import layout
 from regard.native.threads import threads
 from regard.nn import LayerScale, Linear, RMSNorm, TanhGate
@@ -32,6 +33,7 @@ class Store:
         self.kept: list[Tensor] = []
         self.sources: list[Tensor] = []  # parameters that were read, in place or into a copy
         self.parts: list[Tensor] = []  # weights as they are read for each token
+        self._arena = Arena()
         self._linears: dict[int, layout.Linear] = {}
         self._numbers: dict[object, int] = {}
 
@@ -100,14 +102,20 @@ class Store:
         kind = NAMES[weight.dtype] if self.precision == "auto" else self.precision
         if kind in ROUNDED:
             return self._packed(kind, *ROUNDED[kind](weight), module)
-        weight = weight.to(torch.float32 if kind == "fp32" else torch.bfloat16).contiguous()
+        weight = self._floats(weight, torch.float32 if kind == "fp32" else torch.bfloat16)
         self.parts.append(weight)
         bias = self.vector(module.bias)  # type: ignore[arg-type]
         return layout.Linear(self.pointer(weight), None, bias, *weight.shape, layout.KINDS[kind])
 
+    def _floats(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        if weight.dtype == dtype and weight.is_contiguous():
+            return weight
+        found = self._arena.take(weight.numel() * dtype.itemsize).view(dtype)
+        return found.view(weight.shape).copy_(weight)
+
     def _packed(self, kind: str, weight: Tensor, scale: Tensor, module: Any) -> layout.Linear:
         out, inputs, bias = weight.shape[0], module.in_features, self.vector(module.bias)
-        packed = pack8(weight) if kind == "int8" else pack4(weight, scale)
+        packed = pack8(weight, self._arena) if kind == "int8" else pack4(weight, scale, self._arena)
         if getattr(module, "mapped", False) and not weight.is_inference() and weight._version == 0:
             give_back(weight)  # nobody has written to it: it can be read again
         rates = F.pad(scale.detach().float(), (0, -out % 64)).contiguous() if kind == "int8" else None
@@ -119,22 +127,22 @@ def _up(n: int) -> int:
     return -(-n // 64) * 64
 
 
-def pack8(weight: Tensor) -> Tensor:
+def pack8(weight: Tensor, arena: Arena) -> Tensor:
     """int8 (N, K), nothing below -127 -> the kernels' order."""
     weight = weight.detach().contiguous()
     out, inputs = weight.shape
-    packed = torch.empty(_up(out) * _up(inputs), dtype=torch.uint8)
+    packed = arena.take(_up(out) * _up(inputs))
     layout.kernels().rg_pack8(weight.data_ptr(), out, inputs, packed.data_ptr(), threads())
     return packed
 
 
-def pack4(weight: Tensor, scale: Tensor) -> Tensor:
+def pack4(weight: Tensor, scale: Tensor, arena: Arena) -> Tensor:
     """uint8 (N, K / 2), two numbers each, the first in the low half, and scale (N, K / 32) -> the kernels' order."""
     weight, half = weight.detach().contiguous(), scale.detach().to(torch.float16).contiguous()
     out, pairs = weight.shape
     if pairs % 16 or half.shape != (out, pairs // 16):
         raise ValueError(f"int4 scale is {tuple(half.shape)}; allowed: {(out, pairs // 16)}, one for 32 numbers")
-    packed = torch.empty(_up(out) // 64 * (_up(2 * pairs) // 32) * 1152, dtype=torch.uint8)
+    packed = arena.take(_up(out) // 64 * (_up(2 * pairs) // 32) * 1152)
     layout.kernels().rg_pack4(weight.data_ptr(), half.data_ptr(), out, 2 * pairs, packed.data_ptr())
     return packed
 
