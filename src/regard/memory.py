@@ -28,6 +28,11 @@ def roomy(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(memory, dtype=dtype, count=count, offset=start).view(*shape)
 
 
+def settled(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous copy of a tensor, of this type, in roomy memory."""
+    return roomy(tensor.shape, dtype).copy_(tensor)
+
+
 class Arena:
     """Cuts many tensors that live and die together from few pieces of roomy memory."""
 

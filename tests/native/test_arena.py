@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from regard import memory
-from regard.memory import HUGE, PIECE, Arena, roomy
+from regard.memory import HUGE, PIECE, Arena, roomy, settled
 from regard.native import layout
 from regard.native.weights import Store
 from regard.nn import Linear
@@ -37,6 +37,12 @@ def test_roomy_memory_is_zeros(shape, dtype):
     assert x.shape == shape and x.dtype == dtype and x.is_contiguous()
     assert not x.any()
     assert x.nbytes < HUGE or x.data_ptr() % HUGE == 0
+
+
+def test_a_settled_copy_has_the_numbers_of_the_other_type():
+    x = torch.randn(1100, 1000).t()
+    y = settled(x, torch.bfloat16)
+    assert y.is_contiguous() and torch.equal(y, x.bfloat16())
 
 
 def test_pieces_of_an_arena_are_apart_and_outlive_it():

@@ -14,6 +14,7 @@ from regard.checkpoint.find import Folder, find
 from regard.checkpoint.memory import check_fits
 from regard.checkpoint.read import Weights, finite, open_weights
 from regard.checkpoint.rules import Pending, Table
+from regard.memory import settled
 from regard.models.base import Family, HeadKind, Raw
 from regard.models.model import Model, build_model
 from regard.models.registry import family_of, head_of, named
@@ -230,11 +231,17 @@ class _Reader:
         elif not finite(tensor):
             self._problem(key, "holds NaN or infinity")
         else:
-            new = tensor.to(device=self.device, dtype=self.dtype or tensor.dtype)
-            new = nn.Parameter(new if new.is_contiguous() else new.contiguous(), requires_grad=old.requires_grad)
+            new = self._own(tensor, self.dtype or tensor.dtype)
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
             module, _, name = target.rpartition(".")
             setattr(self.model.get_submodule(module), name, new)
             self.parameters[target] = new
+
+    def _own(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """A tensor on its device, of its type and contiguous: where it lies if it can stay there."""
+        if self.device.type == "cpu" and not (tensor.dtype == dtype and tensor.is_contiguous()):
+            return settled(tensor, dtype)
+        return tensor.to(device=self.device, dtype=dtype).contiguous()
 
     def _problem(self, key: str, what: str) -> None:
         shape = "x".join(map(str, self.weights.shape(key)))
