@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import regard
+from regard import native
 from regard.config import DynamicScaling, LinearScaling, Llama3Scaling, LongScaling, RopeConfig, Window, YarnScaling
 from regard.models.base import Raw
 from regard.models.registry import families
@@ -228,7 +229,7 @@ def test_older_files_read_the_same(name: str, changes: Any, extra: Any, tmp_path
     renamed(tmp_path, changes, extra)
     ids = torch.randint(7, 97, (1, 9))
     with torch.no_grad():
-        assert torch.equal(regard.load(tmp_path)(ids).logits, model(ids).logits)
+        assert torch.equal(native.remove(regard.load(tmp_path))(ids).logits, model(ids).logits)
 
 
 @pytest.mark.parametrize(
