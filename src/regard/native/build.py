@@ -44,7 +44,8 @@ def cache_folder() -> Path:
 def name() -> str:
     """The file name of the library that this source makes on this sort of machine."""
     text = "\n".join((SOURCE.read_text(encoding="utf-8"), platform.machine(), *FLAGS))
-    return f"kernels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"kernels.{digest}.so"  # with a dot, so that nobody takes it for a module of Python
 
 
 @cache
