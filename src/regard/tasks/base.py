@@ -6,6 +6,7 @@ the item's result (`finish`). Items are looked ahead, their pieces sorted by len
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ class Job:
     waiting: int = 0
 
 
-class Task(Generic[O]):
+class Task(ABC, Generic[O]):
     """A task with its model. Call it with one item, a list or anything lazy."""
 
     options: ClassVar[type[TaskOptions]] = TaskOptions
@@ -109,13 +110,13 @@ class Task(Generic[O]):
         options, _ = read_options(self.options, given, self.info.name)
         return options  # type: ignore[return-value]
 
+    @abstractmethod
     def opened(self, inputs: Any) -> Inputs:
         """The items of an input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pieces(self, item: Any, options: O) -> list[Piece]:
         """What the model must read for an item. ValueError for an item that is wrong."""
-        raise NotImplementedError
 
     def fits(self, pack: Sequence[Piece], piece: Piece, options: O) -> bool:
         """Whether a pack has room for one piece more (not shorter than those in it)."""
@@ -126,16 +127,16 @@ class Task(Generic[O]):
         return options.batch_size
 
     def run(self, pieces: Sequence[Piece], options: O) -> list[Any]:
-        """The model's output for each piece of a pack."""
+        """The model's output for each piece of a pack. Tasks that hear in windows have a way of their own to go on."""
         raise NotImplementedError
 
     def watched(self, pieces: Sequence[Piece], options: O, meter: Meter) -> list[Any]:
         """As `run`; a task whose packs take long moves the meter meanwhile."""
         return self.run(pieces, options)
 
+    @abstractmethod
     def finish(self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Any], options: O) -> Any:
         """The result of an item."""
-        raise NotImplementedError
 
     def deliver(self, results: list[Any], inputs: Any, came: str, options: O, called: Mapping[str, Any]) -> Any:
         """Results in the shape that was asked for; `called` are the options of this very call."""
