@@ -1,6 +1,7 @@
-"""Compiles kernels.cpp: when the package is installed (hatch_build.py), else when first wanted, into the user's cache.
+"""Compiles kernels.cpp and what it includes: when the package is installed (hatch_build.py), else when first wanted,
+into the user's cache.
 
-Either way one function does it, and the library's name tells the source and the flags that it was made of; instructions
+Either way one function does it, and the library's name tells the sources and the flags that it was made of; instructions
 are chosen when it runs. A finished library is renamed into place, so that no process loads half of one. Without a
 compiler there are no kernels. This file is also run by the installer, on its own: it imports nothing of the package.
 """
@@ -42,8 +43,9 @@ def cache_folder() -> Path:
 
 
 def name() -> str:
-    """The file name of the library that this source makes on this sort of machine."""
-    text = "\n".join((SOURCE.read_text(encoding="utf-8"), platform.machine(), *FLAGS))
+    """The file name of the library that these sources make on this sort of machine."""
+    parts = (SOURCE, *sorted(SOURCE.with_suffix("").glob("*.h")))
+    text = "\n".join((*(part.read_text(encoding="utf-8") for part in parts), platform.machine(), *FLAGS))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"kernels.{digest}.so"  # with a dot, so that nobody takes it for a module of Python
 

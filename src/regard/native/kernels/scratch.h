@@ -1,0 +1,81 @@
+// Memory for what is in between, and how work is shared among threads.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+
+#include "structures.h"
+
+namespace {
+
+constexpr int64_t SLAB = 256;  // outputs of all rows that are looked through while they are in the cache
+
+constexpr int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
+
+struct Scratch {  // a thread's own, kept between calls
+  char* memory = nullptr;
+  size_t size = 0, used = 0;
+  ~Scratch() { std::free(memory); }
+  bool reserve(size_t bytes) {
+    used = 0;
+    if (bytes <= size) return true;
+    std::free(memory);
+    size = (bytes + 4095) / 4096 * 4096;
+    memory = static_cast<char*>(std::aligned_alloc(64, size));
+    if (memory == nullptr) size = 0;
+    return memory != nullptr;
+  }
+  template <class T> T* take(int64_t count) {
+    T* found = reinterpret_cast<T*>(memory + used);
+    used += static_cast<size_t>(padded(count * static_cast<int64_t>(sizeof(T))));
+    return found;
+  }
+};
+thread_local Scratch scratch;
+
+struct Share {  // which part of the work is this thread's
+  int64_t index, count;
+  void of(int64_t total, int64_t& first, int64_t& last) const {
+    first = total * index / count, last = total * (index + 1) / count;
+  }
+};
+
+struct Input {  // rows as a linear wants them: floats, or bytes with a scale and a sum for each group
+  float* x;
+  int8_t* q;
+  float* scales;
+  int32_t* sums;
+  int64_t width, groups, kind;  // width: of a row, rounded up
+  static int64_t bytes(int64_t rows, int64_t width) { return rows * padded(width) * 6 + 4 * 64; }
+  Input(Scratch& from, int64_t rows, const Linear& linear)
+      : width(padded(linear.in)), groups(width / (linear.kind == INT4 ? 32 : 64)), kind(linear.kind) {
+    x = from.take<float>(rows * width);
+    q = from.take<int8_t>(rows * width);
+    scales = from.take<float>(rows * groups);
+    sums = from.take<int32_t>(rows * groups);
+  }
+};
+
+struct Output {
+  float* y;
+  int64_t stride;
+  bool add;           // to what is there
+  int64_t first = 0;  // the output that column 0 holds
+};
+
+struct Work {  // a linear and where its results go
+  const Linear& linear;
+  Output to;
+};
+
+int64_t grain(const Linear& l) { return l.kind >= INT8 ? 64 : 16; }
+int64_t grains(const Linear& l) { return (l.out + grain(l) - 1) / grain(l); }
+int64_t bytes(const Linear& l) { return l.kind == NONE ? 0 : l.out * l.in * (l.kind == FP32 ? 4 : l.kind == BF16 ? 2 : 1); }
+
+// More threads than there is work for only wait for each other.
+int team(int64_t threads, int64_t weights) {
+  const int64_t useful = 1 + weights / 32768;
+  return static_cast<int>(threads < useful ? threads : useful);
+}
+
+}  // namespace
