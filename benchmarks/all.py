@@ -31,6 +31,7 @@ RUNS = (  # module, arguments, and those for a quick look
     ("cold", "", ""),
     ("writing", "--threads 1", ""),
     ("softmax", "", ""),
+    ("quality", "", ""),
 )
 
 

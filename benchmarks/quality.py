@@ -52,9 +52,8 @@ def cosine(way: str) -> dict[str, float]:
     """MiniLM's vectors of 96 reviews beside those of float32."""
     lines = lines_of(DATA / "data/sentiment/movie.tsv.gz")
     texts = [" ".join(max(line.split("\t"), key=len).split()[:60]) for line in lines[1:4000:40]][:96]
-    exact, small = (
-        regard.pipeline("sentence-similarity", opened(MINILM, one)).embed(texts) for one in ("float32", way)
-    )
+    pipes: list[Any] = [regard.pipeline("sentence-similarity", opened(MINILM, one)) for one in ("float32", way)]
+    exact, small = (pipe.embed(texts) for pipe in pipes)
     found = torch.cosine_similarity(exact, small)
     return {"mean": float(found.mean()), "least": float(found.min())}
 

@@ -1,4 +1,4 @@
-"""What int8 costs trained checkpoints, by the kernels and by oneDNN: benchmarks/quality.py prints the same as a table."""
+"""What int8 costs trained checkpoints, by the kernels and by oneDNN; benchmarks/quality.py prints it as a table."""
 
 from __future__ import annotations
 
