@@ -99,8 +99,8 @@ API int rg_set_level(int wanted) {
 // The sizes of the structures above, so that the caller's can be compared.
 API int64_t rg_size_of(int which) {
   const int64_t sizes[] = {sizeof(Norm),        sizeof(Linear), sizeof(Branch), sizeof(Attention),
-                           sizeof(FeedForward), sizeof(View),   sizeof(Best)};
-  return which < 0 || which > 6 ? -1 : sizes[which];
+                           sizeof(FeedForward), sizeof(View),   sizeof(Best),   sizeof(Call)};
+  return which < 0 || which > 7 ? -1 : sizes[which];
 }
 
 // out += attention branch of in; (rows, dim) both, perhaps the same. New keys and values go to their columns first.
@@ -162,6 +162,23 @@ API int rg_norm(const Norm* n, int64_t rows, int64_t dim, const float* x, float*
   if (rows < 0 || dim <= 0 || dim > MAX_WIDTH) return BAD_SIZE;
   if (const Error e = check(*n)) return e;
   levels[level].norm(*n, rows, dim, x, y);
+  return OK;
+}
+
+// The calls of a pass one after another, up to the first error.
+API int rg_run(const Call* calls, int64_t count, int64_t rows, int64_t dim, int64_t threads) {
+  if (!calls) return NULL_POINTER;
+  if (rows < 0 || rows > MAX_WIDTH || dim <= 0 || dim > MAX_WIDTH) return BAD_SIZE;
+  for (const Call* c = calls; c < calls + count; c++) {
+    int e = OK;
+    if (c->task == ATTENTION) e = rg_attention(static_cast<const Attention*>(c->structure), c->view, c->keys, c->values, c->in, c->out);
+    else if (c->task == FEED_FORWARD) e = rg_feed_forward(static_cast<const FeedForward*>(c->structure), rows, threads, c->in, c->out);
+    else if (c->task == NORM) e = rg_norm(static_cast<const Norm*>(c->structure), rows, dim, c->in, c->out);
+    else if (c->task != COPY) e = BAD_KIND;
+    else if (!c->in || !c->out) e = NULL_POINTER;
+    else std::memcpy(c->out, c->in, static_cast<size_t>(rows * dim) * sizeof(float));
+    if (e) return e;
+  }
   return OK;
 }
 

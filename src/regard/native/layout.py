@@ -10,6 +10,7 @@ from typing import Any
 from regard.native.build import library
 
 KINDS = {"none": 0, "fp32": 1, "bf16": 2, "int8": 3, "int4": 4}
+TASKS = {"attention": 0, "feed-forward": 1, "norm": 2, "copy": 3}
 NORMS = {"none": 0, "layer": 1, "rms": 2}
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "mish", "identity")
 LEVELS = ("portable", "avx2", "avx512")
@@ -88,7 +89,16 @@ class Best(Structure):
     )
 
 
-STRUCTURES = (Norm, Linear, Branch, Attention, FeedForward, View, Best)
+class Call(Structure):
+    """One of the calls that make up a pass; `view`, `keys` and `values` are of attention."""
+
+    _fields_ = (
+        *(("task", c_int64), ("structure", c_void_p), ("view", c_void_p), ("keys", c_void_p), ("values", c_void_p)),
+        *(("in_", c_void_p), ("out", c_void_p)),
+    )
+
+
+STRUCTURES = (Norm, Linear, Branch, Attention, FeedForward, View, Best, Call)
 _P, _N = c_void_p, c_int64
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rg_attention": (_P, _P, _P, _P, _P, _P),
@@ -96,6 +106,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rg_linear": (_P, _N, _N, _P, _P),
     "rg_best": (_P, _N, _N, _P, _P, _P),
     "rg_norm": (_P, _N, _N, _P, _P),
+    "rg_run": (_P, _N, _N, _N, _N),
     "rg_pack8": (_P, _N, _N, _P, _N),
     "rg_pack4": (_P, _P, _N, _N, _P),
     "rg_set_level": (c_int,),

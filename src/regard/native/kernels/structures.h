@@ -64,6 +64,17 @@ struct View {  // what the rows of one step look at; rows are `length` tokens of
   int64_t origin_by_row, origin_by_key, places;  // places: rows of the cache
 };
 
+enum Task : int64_t { ATTENTION, FEED_FORWARD, NORM, COPY };
+
+struct Call {  // one of the calls that make up a pass, of rows (rows, dim)
+  int64_t task;
+  const void* structure;  // Attention, FeedForward or Norm
+  const View* view;       // of attention, as are keys and values
+  void *keys, *values;
+  const float* in;
+  float* out;
+};
+
 struct Best {  // the largest outputs of each row, the first of equals first, and log(sum(exp)) = peak + log(mass) of all
   int64_t count;
   float* values;   // (rows, count)
