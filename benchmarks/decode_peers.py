@@ -14,16 +14,6 @@ import transformers
 from benchmarks import peers
 
 LLAMA_PACKAGES = ("llama-cpp-python==0.3.*", "gguf==0.19.*")
-CONVERTER = """
-from ctranslate2.converters import TransformersConverter
-class Converter(TransformersConverter):
-    def load_tokenizer(self, *args, **named):
-        class Words:
-            eos_token = unk_token = bos_token = "0"
-            def get_vocab(self): return {str(i): i for i in range(50257)}
-        return Words()
-Converter(sys.argv[1]).convert(sys.argv[2])
-"""
 CTRANSLATE2 = """
 import sys, json, time, ctranslate2
 kind, folder, threads, clock = sys.argv[1:]
@@ -111,7 +101,7 @@ def ctranslate2(folder: str, config: Any, kind: str, threads: int, clock: str) -
     place = f"{folder}/{config.model_type}"
     if not Path(f"{place}.ct2").exists():
         transformers.AutoModelForCausalLM.from_config(config).save_pretrained(f"{place}.hf")
-        peers.convert(CONVERTER, f"{place}.hf", f"{place}.ct2")
+        peers.to_ctranslate2(f"{place}.hf", f"{place}.ct2", config.vocab_size)
     return peers.Peer(CTRANSLATE2, kind, f"{place}.ct2", str(threads), clock, threads=threads)
 
 

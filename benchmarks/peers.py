@@ -16,6 +16,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / ".venv-peers"
 PACKAGES = ("ctranslate2==4.8.*", "faster-whisper==1.2.*", "onnxruntime==1.32.*")
+CTRANSLATE2 = """
+from ctranslate2.converters import TransformersConverter
+source, place, count, more = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
+class Converter(TransformersConverter):
+    def load_tokenizer(self, *args, **named):
+        class Words:
+            eos_token = unk_token = bos_token = "0"
+            def get_vocab(self): return {word: i for i, word in enumerate([*map(str, range(count)), *more])}
+        return Words()
+Converter(source).convert(place)
+"""
 
 
 class Missing(RuntimeError):
@@ -59,6 +70,11 @@ def convert(program: str, *arguments: str) -> None:
     done = subprocess.run([sys.executable, "-c", start + program, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise Missing(f"conversion failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+
+
+def to_ctranslate2(source: str, place: str, count: int, *more: str) -> None:
+    """A folder of transformers as one of CTranslate2, whose words are so many numbers, and `more`. Raises Missing."""
+    convert(CTRANSLATE2, source, place, str(count), *more)
 
 
 class Peer:

@@ -53,16 +53,6 @@ CONFIG = transformers.MarianConfig(
 Way = Callable[[int], tuple[float, list[list[int]]]]
 """Beams -> seconds, and the tokens written."""
 
-CONVERTER = """
-from ctranslate2.converters import TransformersConverter
-class Converter(TransformersConverter):
-    def load_tokenizer(self, *args, **named):
-        class Words:
-            eos_token = unk_token = bos_token = "0"
-            def get_vocab(self): return {str(i): i for i in range(58100)} | {"<pad>": 58100}
-        return Words()
-Converter(sys.argv[1]).convert(sys.argv[2])
-"""
 WORKER = """
 import sys, json, time, ctranslate2
 kind, folder, threads, clock = sys.argv[1:]
@@ -144,7 +134,7 @@ def ways(folder: str, rows: list[list[int]], new: int, clock: str, threads: int,
         if any(word in name for word in only):
             try:
                 if name.startswith("CT") and not os.path.exists(f"{folder}/ct2"):
-                    peers.convert(CONVERTER, f"{folder}/hf", f"{folder}/ct2")
+                    peers.to_ctranslate2(f"{folder}/hf", f"{folder}/ct2", PAD, "<pad>")
                 found[name] = make()
             except peers.Missing as error:
                 print(f"{name} is left out: {error}", flush=True)
