@@ -1,7 +1,7 @@
 """Compiles kernels.cpp and what it includes: when the package is installed (hatch_build.py), else when first wanted,
 into the user's cache.
 
-Either way one function does it, and the library's name tells the sources and the flags that it was made of; instructions
+Either way one function does it, and the name of the library tells sources and flags that it was made of; instructions
 are chosen when it runs. A finished library is renamed into place, so that no process loads half of one. Without a
 compiler there are no kernels. This file is also run by the installer, on its own: it imports nothing of the package.
 """
