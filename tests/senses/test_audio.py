@@ -19,7 +19,7 @@ from regard.config import (
     WaveformConfig,
 )
 from regard.nn import build
-from regard.senses.audio import WeightNormConv, every, hidden_runs
+from regard.senses.audio import WeightNormConv, every, hidden_runs, together
 
 SMALL = WaveformConfig(dim=8, convs=((6, 5, 3), (4, 3, 2), (6, 2, 2)), position_kernel=6, position_groups=2)
 
@@ -49,7 +49,7 @@ def test_frames_are_counted_as_the_convolutions_make_them():
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_padding_and_packing_change_nothing(norm):
     front = build(SMALL.replace(conv_norm=norm, feature_norm=NormConfig(), norm=NormConfig()))
-    rows = [torch.randn(n) for n in (90, 200, 200, 70)]
+    rows = [torch.randn(n) for n in (90, 200, 190, 70)]  # of which two are read together
     mask = torch.tensor([[i < len(row) for i in range(230)] for row in rows])
     batch = torch.stack([F.pad(row, (0, 230 - len(row)), value=9.0) for row in rows])
     (x, ctx), (flat, packed) = front(batch, mask), front(torch.cat(rows), lengths=[len(row) for row in rows])
@@ -101,10 +101,13 @@ def test_what_is_hidden_while_training_is_hidden_by_row_in_any_layout():
     """The vector for hidden moments, zeros in hidden channels; nothing in evaluation."""
     moments, channels = RunsConfig(part=0.4, span=2), RunsConfig(part=0.4, span=3)
     front = build(SMALL.replace(masking=True, hidden_moments=moments, hidden_channels=channels, conv_norm="layer"))
-    rows = [torch.randn(n) for n in (90, 200, 200, 70)]
+    rows = [torch.randn(n) for n in (90, 200, 190, 70)]  # of which two are read together
     seen = []
-    front.position.register_forward_pre_hook(lambda module, args: seen.extend(args[0].mT))
     lengths = [len(row) for row in rows]
+    real = [front.frames(n) for n in lengths]
+    front.position.register_forward_pre_hook(
+        lambda module, args: seen.extend(row.mT[: real[len(seen) + i]] for i, row in enumerate(args[0]))
+    )
     front.eval()(torch.cat(rows), lengths=lengths)
     plain = [x.detach() for x in seen]
     seen.clear()
@@ -194,3 +197,10 @@ def test_a_mixed_stack_is_the_weighted_average_of_its_states():
     torch.testing.assert_close(stack(x, every(x)), sum(states) / 3)
     stack.mix.data = torch.tensor([0.0, math.log(2), math.log(5)])
     torch.testing.assert_close(stack(x, every(x)), (states[0] + 2 * states[1] + 5 * states[2]) / 8)
+
+
+def test_neighbours_of_like_length_are_read_together():
+    assert together([10, 10, 10]) == [3]
+    assert together([80, 90, 100]) == [3]  # 30 more than 270
+    assert together([70, 100, 100, 100]) == [1, 3]
+    assert together([100, 10, 10, 90]) == [1, 2, 1]

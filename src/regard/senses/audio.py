@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from regard.config import MelConfig, RunsConfig, WaveformConfig
 from regard.nn.attention import dropped
@@ -39,6 +40,17 @@ def hidden_runs(config: RunsConfig, lengths: Sequence[int]) -> Tensor:
         for start in torch.randperm(max(starts, 0))[: min(wanted, max(lengths) // config.span)].tolist():
             row[start : start + config.span] = True
     return hidden
+
+
+def together(lengths: Sequence[int]) -> list[int]:
+    """How many neighbouring rows to pad and read together, again and again: as long as that adds at most an eighth."""
+    sizes, real, longest = [0], 0, 0
+    for length in lengths:
+        real, longest = real + length, max(longest, length)
+        if 8 * longest * (sizes[-1] + 1) > 9 * real:
+            sizes, real, longest = [*sizes, 0], length, length
+        sizes[-1] += 1
+    return sizes
 
 
 @builds(MelConfig)
@@ -148,13 +160,16 @@ class Waveform(nn.Module):
         self._enough(min(counts, default=0))
         hidden = self._hidden(counts, mask_time_indices)
         if plain:
-            out = self._vectors(x, *hidden)
+            out = self._vectors(x, *hidden, [])
             return out, every(out)
         rows = list(x.split(counts)) if lengths is not None else [row[:n] for row, n in zip(x, counts, strict=True)]
         parts: list[Tensor] = []
-        for n, _ in runs(counts):  # rows of one length together
+        for n in [n for n, _ in runs(counts)] if self.config.conv_norm == "group" else together(counts):
             here = slice(len(parts), len(parts) + n)
-            parts.extend(self._vectors(torch.stack(rows[here]), *(None if h is None else h[here] for h in hidden)))
+            frames = [self.frames(samples) for samples in counts[here]]
+            group = pad_sequence(rows[here], batch_first=True)
+            found = self._vectors(group, *(None if h is None else h[here] for h in hidden), frames)
+            parts.extend(row[:t] for row, t in zip(found, frames, strict=True))
         if lengths is not None:
             return torch.cat(parts), packed([len(part) for part in parts], x.device)
         width = self.frames(x.shape[1])
@@ -200,8 +215,9 @@ class Waveform(nn.Module):
             channels = hidden_runs(c.hidden_channels, [c.dim] * len(samples))
         return moments, channels
 
-    def _vectors(self, x: Tensor, moments: Tensor | None, channels: Tensor | None) -> Tensor:
-        """(B, samples), all real, with hidden moments (B, at least T) and channels (B, C) -> (B, T, C)"""
+    def _vectors(self, x: Tensor, moments: Tensor | None, channels: Tensor | None, frames: Sequence[int]) -> Tensor:
+        """(B, samples) with hidden moments (B, at least T) and channels (B, C) -> (B, T, C), of which `frames` of each
+        row are real, or all."""
         c = self.config
         x = x[:, None]
         for i, conv in enumerate(self.convs):
@@ -219,5 +235,8 @@ class Waveform(nn.Module):
             x = torch.where(moments[:, : x.shape[1], None].bool().to(x.device), self.masked, x)
         if channels is not None:
             x = x.masked_fill(channels[:, None].to(x.device), 0)
+        if min(frames, default=x.shape[1]) < x.shape[1]:  # beyond its end, a row's positions see nothing
+            beyond = torch.arange(x.shape[1]) >= torch.tensor(frames)[:, None]
+            x = x.masked_fill(beyond[..., None].to(x.device), 0)
         x = x + ACTIVATIONS[c.activation](self.position(x.mT)).mT
         return dropped(x if self.norm is None else self.norm(x), c.dropout, self.training)
