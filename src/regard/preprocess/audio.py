@@ -212,6 +212,10 @@ class AudioProcessor:
         for piece in stream(source, seconds, sampling_rate=rate, allow_hosts=self.allow_hosts):
             yield self(piece, sampling_rate=rate, return_tensors=return_tensors)
 
+    def samples(self, audio: Any) -> np.ndarray:
+        """The samples (T,) of one clip at the model's rate, as they are before features are made of them."""
+        return self._clip(audio, None, True)
+
     # one clip
 
     def _clips(self, audio: Any, rate: int | None, *, scaled: bool) -> list[np.ndarray]:

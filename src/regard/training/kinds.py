@@ -196,7 +196,7 @@ KINDS: dict[str, Kind] = {
         make=_plain("seq2seq"),
         use="seq2seq",
         texts=("source", "target"),
-        options=("source", "target", "prefix", "max_source", "max_target", "text", "max_length", *_SENSES),
+        options=("source", "target", "prefix", "max_source", "max_target", "text", "max_length", "augment", *_SENSES),
     ),
     "classification": Kind(
         head="classification",
@@ -229,7 +229,7 @@ KINDS: dict[str, Kind] = {
         make=_plain("ctc"),
         use="letters",
         metrics=("wer",),
-        options=("audio", "text", "keep"),
+        options=("audio", "text", "keep", "augment"),
     ),
     "image-text": Kind(
         head="features",

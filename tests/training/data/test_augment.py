@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from regard.training.data.augment import Augment, crop, mirrored, warped
+from regard.preprocess.audio import AudioProcessor
+from regard.training.data.augment import AugmentImage, AugmentSound, augmentation, crop, mirrored, shifted, warped
 from regard.training.data.batches import Batches, stream
-from regard.training.data.senses import Lazy
+from regard.training.data.senses import Lazy, sounds
 
 SLOPE = torch.arange(24.0)[None, :, None] + 100 * torch.arange(32.0)[None, None, :]  # tells where a pixel was
 
@@ -59,7 +61,7 @@ def test_a_warp_is_an_affine_map() -> None:
     torch.testing.assert_close(warped(SLOPE, 0.0, rng), SLOPE, rtol=1e-4, atol=1e-2)
 
 
-def rows(count: int, augment: Augment | None) -> Lazy:
+def rows(count: int, augment: AugmentImage | None) -> Lazy:
     images = np.random.default_rng(1).normal(size=(count, 3, 12, 10)).astype(np.float32)
     return Lazy(count, lambda i: {"pixel_values": images[i], "labels": i}, keep=True, augment=augment)
 
@@ -69,7 +71,7 @@ def plain(some: Any, rng: np.random.Generator) -> Any:
 
 
 def test_a_run_that_goes_on_sees_the_same_images() -> None:
-    data = rows(10, Augment(warp=0.1))
+    data = rows(10, AugmentImage(warp=0.1))
     plan = Batches(data, batch_size=4, seed=3)
     whole = list(islice(stream(data, plan, plain), 7))
     for cut in (1, 3, 5):
@@ -105,11 +107,103 @@ def test_a_run_that_goes_on_sees_the_same_images() -> None:
 )
 def test_what_is_not_an_option_is_refused(value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Augment.of(value)
+        augmentation(AugmentImage, value)
 
 
 def test_true_false_and_a_table() -> None:
-    assert Augment.of(True) == Augment() and Augment.of(False) is None and Augment.of(None) is None
-    assert Augment.of({"area": [0.5, 1], "flip": False}) == Augment(area=(0.5, 1), flip=False)
+    assert augmentation(AugmentImage, True) == AugmentImage() and augmentation(AugmentSound, True) == AugmentSound()
+    assert augmentation(AugmentImage, False) is None and augmentation(AugmentSound, None) is None
+    found = augmentation(AugmentImage, {"area": [0.5, 1], "flip": False})
+    assert found == AugmentImage(area=(0.5, 1), flip=False)
     with pytest.raises(ValueError, match=r"pixel_values is \(2, 3, 4, 4\)"):
-        Augment()({"pixel_values": np.zeros((2, 3, 4, 4))}, np.random.default_rng(0))
+        AugmentImage()({"pixel_values": np.zeros((2, 3, 4, 4))}, np.random.default_rng(0))
+
+
+TONE = np.sin(2 * np.pi * 400 * np.arange(8000) / 16000).astype(np.float32)  # 400 Hz at 16 kHz
+NOTHING = {"speed": 0.0, "shift": 0.0, "noise": 0.0, "gain": 0.0}
+
+
+def pitch(sound: np.ndarray) -> float:
+    """The loudest frequency, in Hz at 16 kHz."""
+    spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 2**17))
+    return float(spectrum.argmax()) * 16000 / 2**17
+
+
+def test_a_sound_that_is_played_faster_is_shorter_and_higher() -> None:
+    pytest.importorskip("soxr")
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(100):
+        sound = AugmentSound(**{**NOTHING, "speed": 0.2})(TONE, rng)
+        factor = len(TONE) / len(sound)
+        assert sound.dtype == np.float32 and pitch(sound) == pytest.approx(400 * factor, rel=1e-3)
+        seen.append(factor)
+    assert 0.8 <= min(seen) < 0.82 and 1.18 < max(seen) <= 1.2 and abs(np.mean(seen) - 1) < 0.03
+
+
+def test_a_sound_is_cut_or_filled_up_at_both_ends() -> None:
+    steps, rng, ends = np.arange(1.0, 1001.0, dtype=np.float32), np.random.default_rng(0), []
+    for _ in range(200):
+        sound = shifted(steps, 0.1, rng)
+        own = sound[sound > 0]  # what is left of it is one piece
+        assert np.array_equal(own, np.arange(own[0], own[-1] + 1))
+        ends.append((own[0] - 1, 1000 - own[-1], np.argmax(sound > 0), np.argmax(sound[::-1] > 0)))
+    cut = np.array(ends).max(0)
+    assert (cut > 90).all() and (cut <= 100).all()
+    assert all((a == 0 or c == 0) and (b == 0 or d == 0) for a, b, c, d in ends)
+    for length in range(1, 5):
+        assert all(len(shifted(np.ones(length), 0.49, rng)) for _ in range(50))
+
+
+def test_noise_and_gain_are_what_is_asked_for() -> None:
+    rng, levels, gains = np.random.default_rng(0), [], []
+    for _ in range(200):
+        noise = AugmentSound(**{**NOTHING, "noise": 0.1})(TONE, rng) - TONE
+        levels.append(noise.std() / TONE.std())
+        louder = AugmentSound(**{**NOTHING, "gain": 6})(TONE, rng)
+        ratio = louder[1:] / TONE[1:]
+        gains.append(20 * math.log10(float(np.median(ratio))))
+        np.testing.assert_allclose(louder, TONE * np.median(ratio), atol=1e-5)
+    assert min(levels) < 0.003 and 0.097 < max(levels) < 0.103 and abs(np.mean(levels) - 0.05) < 0.006
+    assert -6 <= min(gains) < -5.8 and 5.8 < max(gains) <= 6.001 and abs(np.mean(gains)) < 0.6
+    assert np.array_equal(AugmentSound(**NOTHING)(TONE, rng), TONE)
+    assert not AugmentSound()(np.zeros(800, np.float32), rng).any()  # silence stays so
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"area": 1}, "augment is .* allowed: true, false, or a table of speed, shift, noise, gain"),
+        ({"speed": 1}, "augment.speed is 1; allowed: 0 up to, but not, 1"),
+        ({"shift": 0.5}, "augment.shift is 0.5; allowed: 0 up to, but not, 0.5"),
+        ({"noise": -0.1}, "augment.noise is -0.1"),
+        ({"gain": "loud"}, "augment.gain is 'loud'; allowed: 0 up to, but not, 100"),
+    ],
+)
+def test_what_is_no_option_for_sounds_is_refused(value: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        augmentation(AugmentSound, value)
+
+
+def test_sounds_change_before_they_are_made_features() -> None:
+    """A row that is learnt from is what the processor makes of the changed sound; one that is only read is not."""
+    pytest.importorskip("soxr")
+    ears = AudioProcessor("Wav2Vec2FeatureExtractor", {"sampling_rate": 8000})
+    rows = [{"audio": {"array": TONE[: 4000 + 100 * i], "sampling_rate": 16000}, "label": str(i % 2)} for i in range(4)]
+    for augment in (None, {**NOTHING, "speed": 0.1}):
+        data = sounds(rows, ears, label="label", keep=True, augment=augment)
+        for i in range(4):
+            plain = ears(rows[i]["audio"], return_tensors="np")["input_values"][0]
+            np.testing.assert_array_equal(data[i]["input_values"], plain)
+            found = data.changed(i, np.random.default_rng(7))
+            if augment is None:
+                np.testing.assert_array_equal(found["input_values"], plain)
+                continue
+            heard = AugmentSound(**augment)(ears.samples(rows[i]["audio"]), np.random.default_rng(7))
+            np.testing.assert_array_equal(found["input_values"], ears(heard, return_tensors="np")["input_values"][0])
+            assert len(heard) != len(plain) and abs(float(found["input_values"].std()) - 1) < 1e-3
+            assert found["labels"] == i % 2
+        batches = Batches(data, batch_size=4, seed=0)
+        _, (_, second) = islice(stream(data, batches, lambda some, rng: some), 2)
+        lengths = [len(row["input_values"]) for row in second]
+        original = [len(data[i]["input_values"]) for i in batches.batch(1, 0)]
+        assert (lengths == original) is (augment is None)

@@ -185,20 +185,19 @@ def stream(
 ) -> Generator[tuple[Position, Collated], None, None]:
     """Collated batches with the position to go on from after each, made up to `ahead` in a thread of their own.
 
-    Endless, or `epochs` epochs counted from the first. A dataset's `augment` changes its rows; it draws from the source
-    of their batch, as `collate` does. What `collate` or the dataset raises is raised here. Closing the iterator ends
-    the thread. `ahead` 0 makes each batch when it is asked for.
+    Endless, or `epochs` epochs counted from the first. A dataset that has `changed(index, rng)` gives rows that change;
+    it draws from the source of their batch, as `collate` does. What `collate` or the dataset raises is raised here.
+    Closing the iterator ends the thread. `ahead` 0 makes each batch when it is asked for.
     """
 
-    augment: Callable[[Row, np.random.Generator], Row] | None = getattr(dataset, "augment", None)
+    changed: Callable[[int, np.random.Generator], Row] = getattr(dataset, "changed", lambda i, rng: dataset[i])
 
     def made() -> Generator[tuple[Position, Collated], None, None]:
         first, done = start
         for epoch in counting(first) if epochs is None else range(first, epochs):
             for index in range(done, batches.count(epoch)):
-                rows, rng = [dataset[i] for i in batches.batch(epoch, index)], batches.generator(epoch, index)
-                if augment is not None:
-                    rows = [augment(row, rng) for row in rows]
+                rng = batches.generator(epoch, index)
+                rows = [changed(i, rng) for i in batches.batch(epoch, index)]
                 yield (epoch, index + 1), collate(rows, rng)
             done = 0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.training.data.augment import Augment
+from regard.training.data.augment import AugmentImage, AugmentSound, augmentation
 from regard.training.data.labels import Labels
 from regard.training.data.prepare import _texts, target_ids
 from regard.training.data.rows import column_of
@@ -16,32 +16,43 @@ from regard.training.data.rows import column_of
 class Lazy(Sequence[dict[str, Any]]):
     """Rows made when they are asked for: files are read again in every epoch, or once if `keep`.
 
-    `augment` is for `stream` to change a row each time.
+    `read` gives what is kept: a row, or with `finish` what that makes a row of. `augment` is for rows to learn from,
+    and changes what was read, each time anew.
     """
 
     def __init__(
         self,
         count: int,
-        make: Callable[[int], dict[str, Any]],
+        read: Callable[[int], Any],
         labels: Labels | None = None,
         *,
         keep: bool = False,
-        augment: Augment | None = None,
+        finish: Callable[[int, Any], dict[str, Any]] = lambda index, row: row,
+        augment: Callable[[Any, np.random.Generator], Any] | None = None,
     ):
-        self._count, self._make, self.labels, self.augment = count, make, labels, augment
-        self._kept: dict[int, dict[str, Any]] | None = {} if keep else None
+        self._count, self._read, self._finish = count, read, finish
+        self.labels, self.augment = labels, augment
+        self._kept: dict[int, Any] | None = {} if keep else None
         self.notes: list[str] = []
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
+        return self._finish(index, self._held(index))
+
+    def changed(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The row as it is learnt from this time."""
+        held = self._held(index)
+        return self._finish(index, held if self.augment is None else self.augment(held, rng))
+
+    def _held(self, index: int) -> Any:
         if not 0 <= index < self._count:
             raise IndexError(f"row {index} of {self._count}")
         if self._kept is None:
-            return self._make(index)
+            return self._read(index)
         if index not in self._kept:
-            self._kept[index] = self._make(index)
+            self._kept[index] = self._read(index)
         return self._kept[index]
 
 
@@ -62,7 +73,7 @@ def images(
     """Images (paths, PIL images, arrays) as pixel_values, with a class as `labels`, or a `text` as input_ids.
 
     `written` is a text that a decoder is to write, as `labels`. `processor` is the model's: of images, or for a text
-    one that joins it with a tokenizer. `augment` as in `Augment.of`: rows to learn from that change.
+    one that joins it with a tokenizer. `augment` are the fields of `AugmentImage`: rows to learn from that change.
     """
     eyes = getattr(processor, "image_processor", None) or processor
     _check_column(rows, image)
@@ -74,7 +85,7 @@ def images(
         pixels = _of_row(i, lambda: eyes(rows[i][image], return_tensors="np")["pixel_values"][0])
         return {"pixel_values": pixels, **{name: values[i] for name, values in extra.items()}}
 
-    return Lazy(len(rows), make, labels, keep=keep, augment=Augment.of(augment))
+    return Lazy(len(rows), make, labels, keep=keep, augment=augmentation(AugmentImage, augment))
 
 
 def sounds(
@@ -88,12 +99,13 @@ def sounds(
     decoder_start: int | None = None,
     max_length: int | None = None,
     keep: bool = False,
+    augment: Any = None,
 ) -> Lazy:
     """Sounds (paths, or {"array", "sampling_rate"}) as input_values or input_features.
 
     With `label`, `labels` is a class; with `text`, the ids that are to be written: letters for a model with a CTC head,
     else tokens that end with eos_token. A `decoder_start` that the tokenizer puts first is left out, as the decoder
-    is given it anyway.
+    is given it anyway. `augment` are the fields of `AugmentSound`.
     """
     ears = getattr(processor, "feature_extractor", processor)
     _check_column(rows, audio)
@@ -104,13 +116,20 @@ def sounds(
         extra, labels = _extras(rows, processor, label, labels, None, None)
         goals = extra["labels"]
 
-    def make(i: int) -> dict[str, Any]:
-        heard = _of_row(i, lambda: ears(_clip(rows[i][audio]), return_tensors="np"))
+    def make(i: int, sound: Any) -> dict[str, Any]:
+        heard = _of_row(i, lambda: ears(sound, return_tensors="np"))
         name = next(name for name in ("input_values", "input_features") if name in heard)
         row = {name: heard[name][0]}
         return row if goals is None else {**row, "labels": goals[i]}
 
-    return Lazy(len(rows), make, labels, keep=keep)
+    changes = augmentation(AugmentSound, augment)
+    if changes is None:
+        return Lazy(len(rows), lambda i: make(i, _clip(rows[i][audio])), labels, keep=keep)
+
+    def read(i: int) -> np.ndarray:
+        return _of_row(i, lambda: ears.samples(_clip(rows[i][audio])))
+
+    return Lazy(len(rows), read, labels, keep=keep, finish=make, augment=changes)
 
 
 def _check_column(rows: Any, name: str) -> None:
