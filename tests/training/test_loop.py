@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -119,6 +120,22 @@ def test_the_average_of_weights_is_its_formula() -> None:
         expected = {n: decay * expected[n] + (1 - decay) * seen[step][n] for n in expected}
     for name, value in weights(averaged).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_speed_is_said_in_tokens_or_in_rows_without_any() -> None:
+    case = problem()
+    records = fit(model(), case, steps=3, batch_size=8, log_every=1).records
+    assert all(record["tokens_per_second"] > 0 for record in records if "loss" in record)
+    collate = case.objective.collate
+
+    def senses(rows: Any, rng: Any) -> Any:
+        return dataclasses.replace(collate(rows, rng), tokens=0, count=len(rows))
+
+    case.objective.collate = senses  # type: ignore[method-assign]
+    history = fit(model(), case, steps=3, batch_size=8, log_every=1)
+    assert history.progress.items == 24
+    speeds = [record["rows_per_second"] for record in history.records if "loss" in record]
+    assert speeds[-1] > 0 and 24 / history.progress.seconds == pytest.approx(3 / sum(1 / s for s in speeds), rel=0.01)
 
 
 def test_it_stops_when_nothing_gets_better() -> None:

@@ -210,6 +210,7 @@ class Loop:
         self._follow(step)
         (p.epoch, p.batch), p.step = taken[-1][0], step
         p.tokens += sum(batch.tokens for _, batch in taken) * fabric.world_size
+        p.items += int(count)
         p.seconds += time.perf_counter() - start
         mean = self._sum(loss) / max(count, 1)
         self.report.step(p, mean, rate, norm, c.log_every)

@@ -29,14 +29,14 @@ class Report:
         self.bar_wanted = leader and (sys.stderr.isatty() if show is None else show)
         self.lines_wanted = leader and not self.bar_wanted and show is None and store is not None
         self.records: list[dict[str, Any]] = []
-        self.last: tuple[int, float] = (0, 0.0)
+        self.last: tuple[int, int, float] = (0, 0, 0.0)
         self.bar: Any = None
         self.board = _board(store) if leader else None
 
     @contextmanager
     def shown(self, progress: TrainProgress) -> Iterator[None]:
         """Within, the bar is on the screen, from where the run is."""
-        self.last = (progress.tokens, progress.seconds)
+        self.last = (progress.tokens, progress.items, progress.seconds)
         if not self.bar_wanted:
             yield
             return
@@ -60,13 +60,15 @@ class Report:
         progress.pending.clear()
         if not math.isfinite(mean):
             raise Diverged(f"the loss is {mean} at step {progress.step}: lower the learning rate or look at the data")
-        tokens, seconds = progress.tokens - self.last[0], progress.seconds - self.last[1]
-        self.last = (progress.tokens, progress.seconds)
+        now = (progress.tokens, progress.items, progress.seconds)
+        tokens, items, seconds = (new - old for new, old in zip(now, self.last, strict=True))
+        self.last = now
+        what, speed = "tokens" if tokens else "rows", (tokens or items) / max(seconds, 1e-9)
         record = {"step": progress.step, "epoch": progress.epoch, "loss": mean, "learning_rate": rate}
         if norm is not None:
             record["grad_norm"] = float(norm)
-        self._write({**record, "tokens_per_second": round(tokens / max(seconds, 1e-9), 1)})
-        text = f"loss {mean:.4f}  {tokens / max(seconds, 1e-9):,.0f} tokens/s"
+        self._write({**record, f"{what}_per_second": round(speed, 1)})
+        text = f"loss {mean:.4f}  {speed:,.0f} {what}/s"
         if self.bar is not None:
             self.bar.update(self.task, description=text)
         elif self.lines_wanted and (progress.step == self.total or progress.step % (every * 10) == 0):

@@ -32,7 +32,8 @@ KEEP = 2
 class Progress:
     """Where a run is: steps done, where in the data, the best value of the goal and when it was reached.
 
-    `pending` are the losses of the steps since the last record of the log.
+    `tokens` were read in `seconds`, for `items` that the loss is a mean over. `pending` are the losses of the steps
+    since the last record of the log.
     """
 
     step: int = 0
@@ -42,6 +43,7 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     tokens: int = 0
+    items: int = 0
     seconds: float = 0.0
     stopped: bool = False
     pending: list[Any] = field(default_factory=list)
