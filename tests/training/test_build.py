@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,23 @@ def test_every_objective_ends_in_a_model_that_opens(name: str, tmp_path: Path) -
         task, given = TASKS[name]
         path = tmp_path / given
         assert regard.pipeline(task, str(tmp_path / "run" / "best"))(str(path) if path.is_file() else given)
+
+
+def test_a_new_model_that_would_never_hear_a_whole_sound_is_spoken_of(tmp_path: Path) -> None:
+    wanted = recipe("letters", tmp_path)
+    for fields, said in (({}, True), ({"mask_time_min_masks": 0}, False), ({"mask_time_prob": 0.0}, False)):
+        fields = {**wanted.model, "mask_time_prob": 0.1, "mask_time_length": 2, **fields}  # type: ignore[dict-item]
+        notes = build(dataclasses.replace(wanted, model=fields)).notes
+        assert any("mask_time_min_masks" in note for note in notes) is said
+
+
+def test_sounds_that_are_learnt_from_change(tmp_path: Path) -> None:
+    pytest.importorskip("soxr")
+    for name in ("letters", "sounds", "transcripts"):
+        wanted = recipe(name, tmp_path)
+        job = build(dataclasses.replace(wanted, data={**wanted.data, "augment": {"speed": 0.3}}))
+        assert job.problem.train.augment.speed == 0.3 and job.problem.valid.augment is None  # type: ignore
+        fit(job.model, job.problem, **{**job.problem.options, **wanted.train})
 
 
 def test_only_images_that_are_learnt_from_change(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def build(recipe: Recipe) -> Job:
         objective = objective_of(name, model, parts, options)
         ready = {part: prepared(kind, parts, part, model, objective) for part in parts.rows}
     notes = parts.notes + [f"{part}: {note}" for part, rows in ready.items() for note in getattr(rows, "notes", [])]
+    notes += _always_hidden(recipe, name, model)
     problem = Problem(
         objective=objective,
         train=ready["train"],
@@ -88,6 +89,19 @@ def build(recipe: Recipe) -> Job:
         recipe=recipe_text(recipe),
     )
     return Job(model, problem, ready.get("test"), tuple(notes))
+
+
+def _always_hidden(recipe: Recipe, name: str, model: Model) -> list[str]:
+    """A word on a new model that would never hear a whole sound: it learns to write where one is hidden, and there
+    alone. One that has heard whole sounds before is safe."""
+    front = getattr(getattr(model.config, "encoder", None), "front", None)
+    runs = getattr(front, "hidden_moments", None)
+    if name != "ctc" or isinstance(recipe.model, str) or runs is None or runs.least == 0:
+        return []
+    return [
+        f"model: at least {runs.least} stretches of every sound are hidden from it (mask_time_min_masks), and a new "
+        "model may learn to write there alone; 0, and a mask_time_prob that hides nothing of some sounds, prevents it"
+    ]
 
 
 def _check_start(recipe: Recipe) -> None:
