@@ -55,11 +55,18 @@ def mirrored(image: Tensor, rng: np.random.Generator) -> Tensor:
 def warped(image: Tensor, most: float, rng: np.random.Generator) -> Tensor:
     """An image (C, H, W) moved, turned and stretched: the six numbers of the map are up to `most` from doing nothing.
 
-    What comes in from outside continues the edge.
+    What comes in from outside continues the edge. A small image is drawn larger first, as it would blur otherwise.
     """
     change = torch.from_numpy(rng.uniform(-most, most, (1, 2, 3))).to(image.dtype)
     places = F.affine_grid(torch.eye(2, 3, dtype=image.dtype) + change, [1, *image.shape], align_corners=False)
-    return F.grid_sample(image[None], places, padding_mode="border", align_corners=False)[0]
+    fine, factor = image[None], _FINE // min(image.shape[1:])
+    if factor > 1:
+        fine = F.interpolate(fine, scale_factor=factor, mode="bicubic", antialias=True, align_corners=False)
+    return F.grid_sample(fine, places, padding_mode="border", align_corners=False)[0]
+
+
+_FINE = 64
+"""Points of a side from which a warp between points loses little."""
 
 
 @dataclass(frozen=True, kw_only=True)
