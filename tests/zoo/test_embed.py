@@ -132,6 +132,23 @@ def test_a_task_without_a_model_says_so(zoo: Path) -> None:
         regard.pipeline("fill-mask")
 
 
+def test_a_model_of_one_direction_is_no_default_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def none(*tasks: str) -> None:
+        asked.append(tasks)
+
+    monkeypatch.setattr("regard.tasks.pipeline.default_model", none)
+    for task in ("translation", "translation_en_to_fr", "sentiment-analysis"):
+        with pytest.raises(ValueError, match=f"no model for {task} comes with regard"):
+            regard.pipeline(task)
+    assert asked == [
+        ("translation", "translation"),
+        ("translation_en_to_fr",),
+        ("sentiment-analysis", "text-classification"),
+    ]
+
+
 def test_int8_is_smaller_and_says_the_same(made: dict[str, Any], tmp_path: Path) -> None:
     card = embed(made["folder"] / "run", made["recipe"], to="int8", zoo=tmp_path)
     kinds = {t.dtype for t in load_file(tmp_path / "weather" / "model.safetensors").values()}

@@ -60,7 +60,8 @@ def pipeline(
     Raises ValueError for an unknown task, or a checkpoint whose head is for something else.
     """
     info, named = find_task(task)
-    ref = default_model(task, info.name) if model is None else model
+    own = (task,) if named else (task, info.name)  # a model for other languages is none for these
+    ref = default_model(*own) if model is None else model
     if ref is None:
         raise ValueError(f"no model for {task} comes with regard; give model= a folder, a hub id or a loaded model")
     how = {"device": _device(device), "dtype": dtype, "precision": precision}
