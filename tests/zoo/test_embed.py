@@ -99,6 +99,21 @@ def test_the_card_says_what_the_run_says(made: dict[str, Any]) -> None:
     assert (folder / "recipe.toml").read_text() == RECIPE
 
 
+def test_a_run_beside_it_that_began_from_another_says_so(made: dict[str, Any], tmp_path: Path) -> None:
+    """A model for new speakers, say, must begin from one that has not heard them either."""
+    folder, recipe = made["folder"], tmp_path / "tuned.toml"
+    shutil.copyfile(folder / "weather.csv", tmp_path / "weather.csv")
+    start, end = RECIPE.index("tokenizer"), RECIPE.index("[data]")
+    first, second = (f"{folder}/{name}/best" for name in ("run", "other"))
+    recipe.write_text(f'{RECIPE[:start]}model = "{first}"\n{RECIPE[end:]}'.replace("steps = 30", "steps = 3"))
+    verb.run(read_recipe(recipe), tmp_path / "run", {})
+    south = 'data.test={column = "place", values = ["south"]}'
+    verb.run(read_recipe(recipe, [south, f"model={second}"]), tmp_path / "new", {})
+    verb.run(read_recipe(recipe, [south]), tmp_path / "same", {})
+    card = embed(tmp_path / "run", recipe, zoo=tmp_path / "zoo", beside=[tmp_path / "new", tmp_path / "same"])
+    assert [other["changes"] for other in card.beside] == [[south, "model=runs/other/best"], [south]]
+
+
 def test_weights_are_stored_in_half_and_computed_in_full(zoo: Path) -> None:
     assert {t.dtype for t in load_file(zoo / "weather" / "model.safetensors").values()} == {torch.bfloat16}
     assert regard.load("regard/weather").dtype == torch.float32

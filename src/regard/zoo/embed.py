@@ -179,7 +179,10 @@ def _figure(scores: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
 def _other(run: Path, recipe: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     scores = _scores(str(run / "best"), run / "recipe.toml", about)
-    return {"changes": _changes(run, recipe), "rows": scores.pop("rows"), "scores": scores}
+    changes, began, usual = _changes(run, recipe), read_recipe(run / "recipe.toml").model, read_recipe(recipe).model
+    if isinstance(began, str) and began != usual:  # another run's best model, say: its path is of this machine alone
+        changes.append(f"model=runs/{'/'.join(Path(began).parts[-2:])}")
+    return {"changes": changes, "rows": scores.pop("rows"), "scores": scores}
 
 
 def _made(run: Path, recipe: Path, to: str, beside: Sequence[Path]) -> dict[str, Any]:
