@@ -16,6 +16,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -63,9 +65,11 @@ struct Level {
   void (*best)(const Linear&, int64_t, int64_t, const float*, const float*, const Best&, Scratch&);
   void (*norm)(const Norm&, int64_t, int64_t, const float*, float*);
   void (*pack8)(const int8_t*, int64_t, int64_t, uint8_t*, int64_t);
+  void (*pack4)(const uint8_t*, const uint16_t*, int64_t, int64_t, uint8_t*, int64_t);
 };
 
-#define LEVEL_OF(space) {space::attention, space::feed_forward, space::linear, space::best, space::norms, space::pack8}
+#define LEVEL_OF(space) \
+  {space::attention, space::feed_forward, space::linear, space::best, space::norms, space::pack8, space::pack4}
 #if defined(__x86_64__)
 const Level levels[] = {LEVEL_OF(portable), LEVEL_OF(avx2), LEVEL_OF(avx512)};
 int best() {
@@ -192,27 +196,10 @@ API int rg_pack8(const int8_t* weight, int64_t out, int64_t in, uint8_t* packed,
 
 // int4 weights in two's complement, input 2i in the low half of byte i, (out, in / 2), and half-precision scales
 // (out, in / 32), to the packed layout above: padded(out) / 64 * padded(in) / 32 blocks of 1152 bytes.
-API int rg_pack4(const uint8_t* weight, const uint16_t* scales, int64_t out, int64_t in, uint8_t* packed) {
+API int rg_pack4(const uint8_t* weight, const uint16_t* scales, int64_t out, int64_t in, uint8_t* packed, int64_t threads) {
   if (!weight || !scales || !packed) return NULL_POINTER;
-  if (out <= 0 || in <= 0 || in % 32 || out > MAX_WIDTH || in > MAX_WIDTH) return BAD_SIZE;
-  const int64_t groups = padded(in) / 32;
-  for (int64_t n = 0; n < padded(out); n++) {
-    for (int64_t g = 0; g < groups; g++) {
-      uint8_t* block = packed + (n / 64 * groups + g) * 1152;
-      const bool real = n < out && g < in / 32;
-      const uint16_t scale = real ? scales[n * (in / 32) + g] : 0;
-      std::memcpy(block + n % 64 * 2, &scale, 2);
-      for (int k = 0; k < 16; k++) {
-        uint8_t pair = 0x88;
-        if (real) {
-          const uint8_t *row = weight + n * (in / 2) + g * 16, low = row[k / 2], high = row[8 + k / 2];
-          const uint8_t a = k % 2 ? low >> 4 : low & 15, b = k % 2 ? high >> 4 : high & 15;
-          pair = static_cast<uint8_t>((a ^ 8) | (b ^ 8) << 4);
-        }
-        block[128 + k / 4 * 256 + n % 64 * 4 + k % 4] = pair;
-      }
-    }
-  }
+  if (out <= 0 || in <= 0 || in % 32 || out > MAX_WIDTH || in > MAX_WIDTH || threads < 1) return BAD_SIZE;
+  levels[level].pack4(weight, scales, out, in, packed, threads);
   return OK;
 }
 

@@ -108,7 +108,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rg_norm": (_P, _N, _N, _P, _P),
     "rg_run": (_P, _N, _N, _N, _N),
     "rg_pack8": (_P, _N, _N, _P, _N),
-    "rg_pack4": (_P, _P, _N, _N, _P),
+    "rg_pack4": (_P, _P, _N, _N, _P, _N),
     "rg_set_level": (c_int,),
 }
 

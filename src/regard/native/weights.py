@@ -143,7 +143,7 @@ def pack4(weight: Tensor, scale: Tensor, arena: Arena) -> Tensor:
     if pairs % 16 or half.shape != (out, pairs // 16):
         raise ValueError(f"int4 scale is {tuple(half.shape)}; allowed: {(out, pairs // 16)}, one for 32 numbers")
     packed = arena.take(_up(out) // 64 * (_up(2 * pairs) // 32) * 1152)
-    layout.kernels().rg_pack4(weight.data_ptr(), half.data_ptr(), out, 2 * pairs, packed.data_ptr())
+    layout.kernels().rg_pack4(weight.data_ptr(), half.data_ptr(), out, 2 * pairs, packed.data_ptr(), threads())
     return packed
 
 

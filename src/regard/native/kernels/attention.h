@@ -152,11 +152,11 @@ static void attend(const Attention& a, const View& v, T* keys, T* values, const 
 #pragma omp parallel num_threads(team(v.threads, work))
   {
     const Share share{omp_get_thread_num(), omp_get_num_threads()};
-    prepare(share, a.branch.before, rows, a.branch.dim, in, x);
+    prepare(share, a.branch.before, a.branch.dim, in, x);
 #pragma omp barrier
     const Work to_q{a.q, {q, inner, false}};
-    if (cross) linears(share, {to_q}, x, rows);
-    else linears(share, {to_q, Work{a.k, {k, inner_kv, false}}, Work{a.v, {w, inner_kv, false}}}, x, rows);
+    if (cross) linears(share, {to_q}, x);
+    else linears(share, {to_q, Work{a.k, {k, inner_kv, false}}, Work{a.v, {w, inner_kv, false}}}, x);
 #pragma omp barrier
     if (a.norm_over_all) {
       int64_t first, last;
@@ -172,7 +172,7 @@ static void attend(const Attention& a, const View& v, T* keys, T* values, const 
     int64_t* place = places + share.index * room * 2;
     look_all(share, a, v, q, keys, values, scores + share.index * room, {0, place, place + room}, seen);
 #pragma omp barrier
-    prepare(share, Norm{}, rows, inner, seen, middle);
+    prepare(share, Norm{}, inner, seen, middle);
 #pragma omp barrier
     leave(share, a.branch, a.out, middle, rows, y, out);
   }

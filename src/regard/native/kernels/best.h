@@ -29,7 +29,7 @@ static void best(const Linear& l, int64_t rows, int64_t threads, const float* x,
 #pragma omp parallel num_threads(team(threads, bytes(l)))
   {
     const Share share{omp_get_thread_num(), omp_get_num_threads()};
-    prepare(share, Norm{}, rows, l.in, x, in);
+    prepare(share, Norm{}, l.in, x, in);
     float *slab = slabs + share.index * rows * SLAB, *own = values + share.index * rows * count;
     int64_t *own_ids = ids + share.index * rows * count, first, last;
     float *peak = peaks + share.index * rows, *mass = masses + share.index * rows;
@@ -39,7 +39,7 @@ static void best(const Linear& l, int64_t rows, int64_t threads, const float* x,
 #pragma omp barrier
     for (int64_t n = first; n < last; n += SLAB) {
       const int64_t end = n + SLAB < last ? n + SLAB : last;
-      outputs({l, {slab, SLAB, false, n}}, in, rows, n, end);
+      outputs({l, {slab, SLAB, false, n}}, in, n, end);
       for (int64_t r = 0; r < rows; r++) {
         float *y = slab + r * SLAB, *found = own + r * count, high = -INFINITY;
 #pragma omp simd reduction(max : high)

@@ -4,8 +4,8 @@ static bool plain(const Branch& b) { return b.within.kind == NO_NORM && b.after.
 
 // The last linear of a branch, and what comes after it: straight into the stream where nothing does.
 static void leave(Share share, const Branch& b, const Linear& l, const Input& in, int64_t rows, float* y, float* out) {
-  if (plain(b)) return linears(share, {Work{l, {out, b.dim, true}}}, in, rows);
-  linears(share, {Work{l, {y, b.dim, false}}}, in, rows);
+  if (plain(b)) return linears(share, {Work{l, {out, b.dim, true}}}, in);
+  linears(share, {Work{l, {y, b.dim, false}}}, in);
 #pragma omp barrier
   int64_t first, last;
   share.of(rows, first, last);
@@ -26,16 +26,16 @@ static void feed_forward(const FeedForward& f, int64_t rows, int64_t threads, co
 #pragma omp parallel num_threads(team(threads, bytes(f.up) + bytes(f.down)))
   {
     const Share share{omp_get_thread_num(), omp_get_num_threads()};
-    prepare(share, f.branch.before, rows, f.branch.dim, in, x);
+    prepare(share, f.branch.before, f.branch.dim, in, x);
 #pragma omp barrier
     int64_t first, last;
     share_of(share, f.up, first, last);
-    outputs({f.up, {up, hidden, false}}, x, rows, first, last);
-    if (gated) outputs({f.gate, {gate, hidden, false}}, x, rows, first, last);
+    outputs({f.up, {up, hidden, false}}, x, first, last);
+    if (gated) outputs({f.gate, {gate, hidden, false}}, x, first, last);
     for (int64_t r = 0; r < rows && first < last; r++)
       activate(f.activation, up + r * hidden + first, gated ? gate + r * hidden + first : nullptr, last - first);
 #pragma omp barrier
-    prepare(share, Norm{}, rows, hidden, up, middle);
+    prepare(share, Norm{}, hidden, up, middle);
 #pragma omp barrier
     leave(share, f.branch, f.down, middle, rows, y, out);
   }

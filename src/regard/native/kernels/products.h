@@ -33,7 +33,7 @@ INLINE I word(const int8_t* q) {
 }
 
 // Vectors of outputs at a time, so that sums stay in registers; a whole block where they fit, so that it is read in order.
-template <int M> constexpr int across() { return LEVEL == 2 ? (M <= 6 ? 4 : 2) : M <= 2 ? 4 : 2; }
+template <int M> constexpr int across() { return LEVEL == 2 || M <= 2 ? 4 : 2; }
 
 INLINE F halves(const uint8_t* p) {  // half-precision numbers: the exponent's start is moved by a product
   const I bits = __builtin_convertvector(get<U16>(p), I);
@@ -45,32 +45,36 @@ template <int M, int KIND> static void packed_block(const Linear& l, const Input
   constexpr int64_t SIZE = KIND == INT8 ? 64 * 64 : 1152;  // of a group in a block
   for (int v0 = 0; v0 < 64 / L; v0 += NB) {
     const uint8_t* block = static_cast<const uint8_t*>(l.weight) + n / 64 * in.groups * SIZE;
+    const int8_t* q = static_cast<const int8_t*>(in.tiles) + row * in.width;
+    const float* scales = in.scales + row * in.groups;
+    const int32_t* sums = in.sums + row * in.groups;
     F total[M][NB] = {};
-    for (int64_t g = 0; g < in.groups; g++, block += SIZE) {
-      const int8_t* q = in.q + row * in.width + g * GROUP;
+    for (int64_t g = 0; g < in.groups; g++, block += SIZE, q += M * GROUP, scales += M, sums += M) {
       const uint8_t* w = block + SCALES + v0 * 4 * L;
       I c[M][NB];
       for (int m = 0; m < M; m++)
-        for (int v = 0; v < NB; v++) c[m][v] = start<ZERO>(in.sums[(row + m) * in.groups + g]);
-      for (int j = 0; j < 16; j += KIND == INT8 ? 1 : 4, w += 256, q += 4) {
+        for (int v = 0; v < NB; v++) c[m][v] = start<ZERO>(sums[m]);
+      for (int j = 0; j < GROUP / (KIND == INT8 ? 4 : 8); j++, w += 256) {
         I low[NB], high[NB];
         for (int v = 0; v < NB; v++) {
           low[v] = get<I>(w + v * 4 * L);
           if constexpr (KIND == INT4) high[v] = (low[v] >> 4) & 0x0f0f0f0f, low[v] &= 0x0f0f0f0f;
         }
-        for (int m = 0; m < M; m++)
-          for (int v = 0; v < NB; v++) {
-            c[m][v] = dot<ZERO>(c[m][v], low[v], word(q + m * in.width));
-            if constexpr (KIND == INT4) c[m][v] = dot<ZERO>(c[m][v], high[v], word(q + m * in.width + 16));
-          }
-      }
-      for (int v = 0; v < NB; v++)
         for (int m = 0; m < M; m++) {
-          const F sum = __builtin_convertvector(c[m][v], F);
-          const float scale = in.scales[(row + m) * in.groups + g];
-          if constexpr (KIND == INT8) total[m][v] += sum * scale;
-          else total[m][v] += sum * (halves(block + (v0 + v) * 2 * L) * scale);
+          const I x = word(q + (j * M + m) * 4);
+          for (int v = 0; v < NB; v++) c[m][v] = dot<ZERO>(c[m][v], low[v], x);
+          if constexpr (KIND == INT4) {
+            const I y = word(q + ((j + 4) * M + m) * 4);
+            for (int v = 0; v < NB; v++) c[m][v] = dot<ZERO>(c[m][v], high[v], y);
+          }
         }
+      }
+      for (int v = 0; v < NB; v++) {
+        F rate = all(1);
+        if constexpr (KIND == INT4) rate = halves(block + (v0 + v) * 2 * L);
+        for (int m = 0; m < M; m++)
+          total[m][v] += __builtin_convertvector(c[m][v], F) * (KIND == INT8 ? all(scales[m]) : rate * scales[m]);
+      }
     }
     for (int m = 0; m < M; m++)
       for (int v = 0; v < NB; v++) {
@@ -80,87 +84,95 @@ template <int M, int KIND> static void packed_block(const Linear& l, const Input
   }
 }
 
-// A step of R times M dot products: L weights of fp32, 2 L of bf16. Each number is loaded once.
-template <int R, int M> INLINE void step(F (&c)[R][M], const float* const* w, const float* x, int64_t width, int64_t k) {
-  F v[R];
-  for (int r = 0; r < R; r++) v[r] = load(w[r] + k);
-  for (int m = 0; m < M; m++) {
-    const F from = load(x + m * width + k);
-    for (int r = 0; r < R; r++) c[r][m] += v[r] * from;
-  }
+INLINE F part(const float* w, int) { return load(w); }
+INLINE F part(const uint16_t* w, int odd) {
+  const I both = get<I>(w);
+  return (F)(odd ? both & static_cast<int32_t>(0xffff0000) : both << 16);
 }
-template <int R, int M> INLINE void step(F (&c)[R][M], const uint16_t* const* w, const float* x, int64_t width, int64_t k) {
-  F even[R], odd[R];
-  for (int r = 0; r < R; r++) {
-    const I both = get<I>(w[r] + k);
-    even[r] = (F)(both << 16), odd[r] = (F)(both & static_cast<int32_t>(0xffff0000));
-  }
-  for (int m = 0; m < M; m++) {
-    const F first = load(x + m * width + k), second = load(x + m * width + k + L);
-    for (int r = 0; r < R; r++) c[r][m] += even[r] * first, c[r][m] += odd[r] * second;
+
+// R * M dot products of 4 L bytes of weights: a vector of floats, or two of bf16.
+template <int R, int M, class W> INLINE void step(F (&c)[R][M], const W* w, int64_t stride, const float* x) {
+  for (int odd = 0; odd < 4 / static_cast<int>(sizeof(W)); odd++, x += M * L) {
+    F v[R];
+    for (int r = 0; r < R; r++) v[r] = part(w + r * stride, odd);
+    for (int m = 0; m < M; m++) {
+      const F from = load(x + m * L);
+      for (int r = 0; r < R; r++) c[r][m] += v[r] * from;
+    }
   }
 }
 
-// R weight rows against M inputs, in U sums each. Memory is read in order, as few rows side by side as keeps the sums
-// independent: the processor reads ahead along a line only.
+// R weight rows against the M rows of a tile. The processor reads ahead along one line only, so what comes next, wherever
+// the rows are, is asked for in order: `ask` times 64 bytes at each step.
 template <int M, int R, class W>
-static void weight_rows(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n) {
-  constexpr int S = L * 4 / static_cast<int>(sizeof(W)), U = M == 1 ? 4 : M == 2 ? 2 : 1;
-  const W* w[R];
-  for (int r = 0; r < R; r++) w[r] = static_cast<const W*>(l.weight) + (n + r < l.out ? n + r : n) * l.in;
-  const float* x = in.x + row * in.width;
-  const int64_t width = in.width, length = l.in;
-  F c[U][R][M] = {};
+static void weight_rows(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n, const char*& ahead, int64_t ask) {
+  constexpr int64_t S = 4 * L / static_cast<int64_t>(sizeof(W));
+  const W* w = static_cast<const W*>(l.weight) + n * l.in;
+  const float* x = static_cast<const float*>(in.tiles) + row * in.width;
+  const int64_t length = l.in;
+  F c[R][M] = {};
   int64_t k = 0;
-  for (; k + S * U <= length; k += S * U)
-    for (int u = 0; u < U; u++) step<R, M>(c[u], w, x, width, k + u * S);
-  for (; k + S <= length; k += S) step<R, M>(c[0], w, x, width, k);
+  for (; k + S <= length; k += S, x += S * M) {
+    for (int64_t i = 0; i < ask; i++, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+    step<R, M>(c, w + k, length, x);
+  }
   if (k < length) {
     W tail[R][S] = {};
-    const W* rest[R];
-    for (int r = 0; r < R; r++) {
-      std::memcpy(tail[r], w[r] + k, static_cast<size_t>(length - k) * sizeof(W));
-      rest[r] = tail[r];
-    }
-    step<R, M>(c[0], rest, x + k, width, 0);
+    for (int r = 0; r < R; r++) std::memcpy(tail[r], w + r * length + k, static_cast<size_t>(length - k) * sizeof(W));
+    step<R, M>(c, tail[0], S, x);
   }
-  for (int r = 0; r < R && n + r < l.out; r++)
+  for (int r = 0; r < R; r++)
     for (int m = 0; m < M; m++) {
-      F total = c[0][r][m];
-      for (int u = 1; u < U; u++) total += c[u][r][m];
       float& y = to.y[(row + m) * to.stride + n + r - to.first];
-      y = sum(total) + (l.bias == nullptr ? 0.0f : l.bias[n + r]) + (to.add ? y : 0.0f);
+      y = sum(c[r][m]) + (l.bias == nullptr ? 0.0f : l.bias[n + r]) + (to.add ? y : 0.0f);
     }
 }
 
-template <int M>
-static void some_rows(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t first, int64_t last) {
-  constexpr int R = M <= 4 ? 1 : 2;
-  switch (l.kind) {
-    case FP32: for (int64_t n = first; n < last; n += R) weight_rows<M, R, float>(l, in, row, to, n); break;
-    case BF16: for (int64_t n = first; n < last; n += R) weight_rows<M, R, uint16_t>(l, in, row, to, n); break;
-    case INT8: for (int64_t n = first; n < last; n += 64) packed_block<M, INT8>(l, in, row, to, n); break;
-    case INT4: for (int64_t n = first; n < last; n += 64) packed_block<M, INT4>(l, in, row, to, n); break;
+// Weight rows at once: with the rows of a tile, as many sums as registers hold.
+constexpr int together(int64_t kind) { return LEVEL < 2 ? 2 : kind == FP32 ? 6 : 4; }
+
+struct Slab {  // outputs [first, last), the weights that come after them, and how much of those to ask for at each step
+  int64_t first, last;
+  const char* ahead;
+  int64_t ask;
+};
+
+template <int M, int KIND> static void plain_rows(const Linear& l, const Input& in, int64_t row, const Output& to, Slab s) {
+  constexpr int R = together(KIND);
+  using W = std::conditional_t<KIND == FP32, float, uint16_t>;
+  int64_t n = s.first;
+  for (; s.ask && n + R <= s.last; n += R) weight_rows<M, R, W>(l, in, row, to, n, s.ahead, s.ask);
+  for (; n < s.last; n++) weight_rows<M, 1, W>(l, in, row, to, n, s.ahead, 0);
+}
+
+template <int M = TILE> static void tile(const Linear& l, const Input& in, int64_t row, const Output& to, const Slab& s) {
+  if (in.beside(row) != M) {
+    if constexpr (M > 1) tile<M - 1>(l, in, row, to, s);
+  } else if (l.kind == FP32) {
+    plain_rows<M, FP32>(l, in, row, to, s);
+  } else if (l.kind == BF16) {
+    plain_rows<M, BF16>(l, in, row, to, s);
+  } else {
+    for (int64_t n = s.first; n < s.last; n += 64)
+      if (l.kind == INT8) packed_block<M, INT8>(l, in, row, to, n);
+      else packed_block<M, INT4>(l, in, row, to, n);
   }
 }
 
-template <int M = 8>
-static void up_to_8(const Linear& l, const Input& in, int64_t row, int64_t rows, const Output& to, int64_t first, int64_t last) {
-  if (rows == M) some_rows<M>(l, in, row, to, first, last);
-  else if constexpr (M > 1) up_to_8<M - 1>(l, in, row, rows, to, first, last);
-}
-
-// Outputs first to last of all rows: a slab of weights that stays in the cache is gone through for some rows at a time.
-static void outputs(const Work& work, const Input& in, int64_t rows, int64_t first, int64_t last) {
+// Outputs first to last of all rows: a slab of weights that stays in the cache is gone through for one tile after another.
+// A single row that stays in the nearest cache beside them reads weights as fast as they come, one line after another.
+static void outputs(const Work& work, const Input& in, int64_t first, int64_t last) {
   const Linear& l = work.linear;
-  const int64_t most = l.kind == INT8 ? 6 : 8, tiles = (rows + most - 1) / most;
-  const int64_t fits = (int64_t{256} << 10) / (bytes(l) / l.out + 1) / 64 * 64;
-  const int64_t slab = tiles == 1 ? last - first : fits < 64 ? 64 : fits;
-  for (int64_t n = first; n < last; n += slab)
-    for (int64_t i = 0; i < tiles; i++) {
-      const int64_t row = rows * i / tiles, end = rows * (i + 1) / tiles;
-      up_to_8(l, in, row, end - row, work.to, n, n + slab < last ? n + slab : last);
+  const int64_t tiles = (in.rows + in.tile - 1) / in.tile, size = bytes(l) / l.out, fits = (int64_t{256} << 10) / (size + 1) / 64 * 64;
+  const int64_t slab = tiles == 1 ? last - first : fits < 64 ? 64 : fits, most = together(l.kind);
+  const int64_t ask = in.rows == 1 && l.in <= 1024 ? 0 : (most + tiles - 1) / tiles;
+  for (int64_t n = first; n < last; n += slab) {
+    const int64_t end = n + slab < last ? n + slab : last, after = tiles == 1 ? n + most : end;
+    for (int64_t row = 0; row < in.rows; row += in.tile) {
+      const int64_t asked = (end - n) * size / tiles * (row / in.tile);
+      tile(l, in, row, work.to, {n, end, static_cast<const char*>(l.weight) + after * size + asked, ask});
     }
+  }
 }
 
 // This thread's share of the outputs of one linear: [first, last).
@@ -171,14 +183,14 @@ static void share_of(Share share, const Linear& l, int64_t& first, int64_t& last
 }
 
 // Several linears of the same rows, their outputs shared out as if they were one.
-template <int COUNT> static void linears(Share share, const Work (&works)[COUNT], const Input& in, int64_t rows) {
+template <int COUNT> static void linears(Share share, const Work (&works)[COUNT], const Input& in) {
   int64_t total = 0, first, last, before = 0;
   for (const Work& work : works) total += grains(work.linear);
   share.of(total, first, last);
   for (const Work& work : works) {
     const int64_t size = grain(work.linear), count = grains(work.linear);
     const int64_t a = first > before ? first - before : 0, b = last - before < count ? last - before : count;
-    if (a < b) outputs(work, in, rows, a * size, b * size < work.linear.out ? b * size : work.linear.out);
+    if (a < b) outputs(work, in, a * size, b * size < work.linear.out ? b * size : work.linear.out);
     before += count;
   }
 }
@@ -188,8 +200,8 @@ static void linear(const Linear& l, int64_t rows, int64_t threads, const float* 
 #pragma omp parallel num_threads(team(threads, bytes(l)))
   {
     const Share share{omp_get_thread_num(), omp_get_num_threads()};
-    prepare(share, Norm{}, rows, l.in, x, in);
+    prepare(share, Norm{}, l.in, x, in);
 #pragma omp barrier
-    linears(share, {Work{l, {y, l.out, false}}}, in, rows);
+    linears(share, {Work{l, {y, l.out, false}}}, in);
   }
 }

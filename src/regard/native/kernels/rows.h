@@ -26,49 +26,54 @@ static void norms(const Norm& n, int64_t rows, int64_t dim, const float* x, floa
 }
 
 // Bytes q = round(x / scale), scale = max |x| / 127 in each group.
-static void quantize(const Input& in, int64_t row) {
-  const int64_t group = in.width / in.groups;
-  for (int64_t g = 0; g < in.groups; g++) {
-    const float* x = in.x + row * in.width + g * group;
-    F high = F{};
+static void quantize(const Input& in, int64_t row, const float* x) {
+  const int64_t group = in.width / in.groups, beside = in.beside(row), first = row / in.tile * in.tile;
+  int8_t* q = static_cast<int8_t*>(in.tiles) + first * in.width + (row - first) * 4;
+  const float magic = 12582912.0f;  // as in `exp`
+  for (int64_t g = 0; g < in.groups; g++, x += group) {
+    F high = F{}, total = F{};
     for (int64_t i = 0; i < group; i += L) {
       const F v = load(x + i);
-      high = most(high, v < 0 ? -v : v);
+      high = most(high, most(v, -v));
     }
-    float peak = 0;
-    for (int i = 0; i < L; i++) peak = high[i] > peak ? high[i] : peak;
-    const float rate = peak > 0 ? 127.0f / peak : 0.0f;
-    I total = I{};
+    const float peak = highest(high), rate = peak > 0 ? 127.0f / peak : 0.0f;
+    int8_t bytes[64];
     for (int64_t i = 0; i < group; i += L) {
-      const I whole = (I)(load(x + i) * rate + 12582912.0f) - 0x4B400000;  // rounds, and leaves the number in the low bits
-      total += whole;
-      put(in.q + row * in.width + g * group + i, __builtin_convertvector(whole, I8));
+      const F near = load(x + i) * rate + magic;
+      total += near - magic;
+      put(bytes + i, __builtin_convertvector((I)near - 0x4B400000, I8));  // the number lies in the low bits
     }
-    int32_t sum = 0;
-    for (int i = 0; i < L; i++) sum += total[i];
-    in.scales[row * in.groups + g] = peak / 127.0f;
-    in.sums[row * in.groups + g] = sum;
+    for (int64_t i = 0; i < group; i += 4, q += 4 * beside) std::memcpy(q, bytes + i, 4);
+    const int64_t at = first * in.groups + g * beside + row - first;
+    in.scales[at] = peak / 127.0f, in.sums[at] = static_cast<int32_t>(sum(total));
   }
 }
 
-// bf16 weights come in pairs that a shift takes apart: lay inputs out as L even ones, then L odd ones.
-static void deal(float* x, int64_t width) {
-  for (int64_t i = 0; i < width; i += 2 * L) {
-    float pair[2 * L];
-    std::memcpy(pair, x + i, sizeof pair);
-    for (int j = 0; j < L; j++) x[i + j] = pair[2 * j], x[i + L + j] = pair[2 * j + 1];
+template <int... I> INLINE void take_apart(F& a, F& b, std::integer_sequence<int, I...>) {  // even ones to a, odd ones to b
+  const F even = __builtin_shufflevector(a, b, (2 * I)...);
+  b = __builtin_shufflevector(a, b, (2 * I + 1)...), a = even;
+}
+
+// Floats as weights meet them: bf16 weights come in pairs that a shift takes apart, so L even ones, then L odd ones.
+static void deal(const Input& in, int64_t row, const float* x) {
+  const int64_t beside = in.beside(row), first = row / in.tile * in.tile;
+  float* to = static_cast<float*>(in.tiles) + first * in.width + (row - first) * L;
+  for (int64_t i = 0; i < in.width; i += 2 * L, to += 2 * L * beside) {
+    F a = load(x + i), b = load(x + i + L);
+    if (in.kind == BF16) take_apart(a, b, Lanes());
+    put(to, a), put(to + L * beside, b);
   }
 }
 
-static void prepare(Share share, const Norm& norm, int64_t rows, int64_t dim, const float* from, const Input& in) {
+static void prepare(Share share, const Norm& norm, int64_t dim, const float* from, const Input& in) {
   int64_t first, last;
-  share.of(rows, first, last);
+  share.of(in.rows, first, last);
   for (int64_t r = first; r < last; r++) {
     float* x = in.x + r * in.width;
     if (norm.kind == NO_NORM) std::memcpy(x, from + r * dim, static_cast<size_t>(dim) * sizeof(float));
     else normalise(norm, dim, from + r * dim, x);
     for (int64_t i = dim; i < in.width; i++) x[i] = 0;
-    if (in.kind == BF16) deal(x, in.width);
-    if (in.kind == INT8 || in.kind == INT4) quantize(in, r);
+    if (in.kind >= INT8) quantize(in, r, x);
+    else deal(in, r, x);
   }
 }

@@ -12,6 +12,8 @@ constexpr int64_t SLAB = 256;  // outputs of all rows that are looked through wh
 
 constexpr int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
 
+constexpr int64_t TILE = 4;  // rows that are read together: so many sums stay in registers
+
 struct Scratch {  // a thread's own, kept between calls
   char* memory = nullptr;
   size_t size = 0, used = 0;
@@ -41,18 +43,26 @@ struct Share {  // which part of the work is this thread's
 };
 
 struct Input {  // rows as a linear wants them: floats, or bytes with a scale and a sum for each group
-  float* x;
-  int8_t* q;
-  float* scales;
+  float* x;  // (rows, width)
+  // The same in tiles of `tile` rows (the last may have fewer): for each vector of floats or four bytes of a row, those of
+  // all rows of the tile one after another. What is read together lies together, and never only in a few sets of the cache.
+  void* tiles;
+  float* scales;  // tile by tile, for each group those of all rows, as are the sums
   int32_t* sums;
-  int64_t width, groups, kind;  // width: of a row, rounded up
-  static int64_t bytes(int64_t rows, int64_t width) { return rows * padded(width) * 6 + 4 * 64; }
-  Input(Scratch& from, int64_t rows, const Linear& linear)
-      : width(padded(linear.in)), groups(width / (linear.kind == INT4 ? 32 : 64)), kind(linear.kind) {
+  int64_t rows, width, groups, kind, tile;  // width: of a row, rounded up
+  static int64_t bytes(int64_t rows, int64_t width) { return rows * padded(width) * 9 + 4 * 64; }
+  Input(Scratch& from, int64_t rows_, const Linear& linear)
+      : rows(rows_), width(padded(linear.in)), groups(width / (linear.kind == INT4 ? 32 : 64)), kind(linear.kind) {
+    const int64_t count = (rows + TILE - 1) / TILE;
+    tile = rows == 0 ? 1 : (rows + count - 1) / count;
     x = from.take<float>(rows * width);
-    q = from.take<int8_t>(rows * width);
+    tiles = from.take<float>(rows * width);
     scales = from.take<float>(rows * groups);
     sums = from.take<int32_t>(rows * groups);
+  }
+  int64_t beside(int64_t row) const {  // how many rows the tile of a row has
+    const int64_t left = rows - row / tile * tile;
+    return left < tile ? left : tile;
   }
 };
 

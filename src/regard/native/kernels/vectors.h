@@ -19,7 +19,7 @@ template <class V> INLINE V get(const void* p) {
 }
 template <class V> INLINE void put(void* p, V v) { std::memcpy(p, &v, sizeof v); }
 
-INLINE F all(float x) { return F{} + x; }
+INLINE F all(float x) { return x - F{}; }
 INLINE F load(const float* p) { return get<F>(p); }
 INLINE F load(const uint16_t* p) { return (F)(__builtin_convertvector(get<U16>(p), I) << 16); }  // bf16
 
@@ -35,11 +35,14 @@ INLINE void store(float* p, F v, int64_t n = L) {
   else std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
 }
 
-template <int STEP> INLINE F folded(F a, F b) {  // sums of lanes i and i ^ STEP: of a where that bit of i is 0, else of b
-  I near, far;
-  for (int i = 0; i < L; i++) near[i] = i & STEP ? L + i : i, far[i] = near[i] ^ STEP;
-  return __builtin_shuffle(a, b, near) + __builtin_shuffle(a, b, far);
+typedef std::make_integer_sequence<int, L> Lanes;
+
+template <int STEP, int... I>  // sums of lanes i and i ^ STEP: of a where that bit of i is 0, else of b
+INLINE F folded(F a, F b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (I & STEP ? L + I : I)...) +
+         __builtin_shufflevector(a, b, ((I & STEP ? L + I : I) ^ STEP)...);
 }
+template <int STEP> INLINE F folded(F a, F b) { return folded<STEP>(a, b, Lanes()); }
 INLINE F sums(F a, F b, F c, F d) {  // of four vectors, in the first four lanes
   F v = folded<2>(folded<1>(a, b), folded<1>(c, d));
   if constexpr (L > 4) v = folded<4>(v, v);
@@ -50,6 +53,13 @@ INLINE float sum(F v) { return sums(v, v, v, v)[0]; }
 
 INLINE F least(F a, F b) { return a < b ? a : b; }
 INLINE F most(F a, F b) { return a > b ? a : b; }
+
+template <int STEP, int... I> INLINE F higher(F v, std::integer_sequence<int, I...> lanes) {
+  v = most(v, __builtin_shufflevector(v, v, (I ^ STEP)...));
+  if constexpr (STEP > 1) v = higher<STEP / 2>(v, lanes);
+  return v;
+}
+INLINE float highest(F v) { return higher<L / 2>(v, Lanes())[0]; }
 
 INLINE F exp(F x) {  // 2 ulp; 0 and infinity are never reached
   x = least(most(x, all(-87.0f)), all(88.0f));
