@@ -36,8 +36,8 @@ def main(wanted: list[str]) -> int:
         name = default_model(task)
         if name is not None:
             failed += show(known[name].title, ["run", task, *shlex.split(known[name].example)])
-        elif task != "attention":
-            print(f"\n{task}: left out, as no model for it is embedded yet")
+        elif wanted and task != "attention":
+            print(f"\n{task}: no model for it comes with this package")
     reader = next(filter(None, map(default_model, READERS)), None)
     if reader is not None and (not wanted or "attention" in wanted):
         (ROOT / PICTURE).parent.mkdir(exist_ok=True)
