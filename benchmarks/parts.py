@@ -21,21 +21,24 @@ def table(stack: NativeStack, rows: int, passes: int, run: Callable[[], float], 
     """A row for each part of a pass of so many rows; `run` makes `passes` of them and says how many seconds they took;
     `head` is a NativeBest or None.
 
-    Branches are timed as they are called; their linears and norms once more by themselves, on the same weights, and
-    what is left of a branch is attention proper, or the activation. What is left of all is Python and torch.
+    Passes run whole, then once more call by call; linears and norms are timed by themselves too, on the same weights,
+    and what is left of a branch is attention proper, or the activation. What is left of all is Python and torch.
     """
     branches = [one for layer in stack.branches.values() for one in layer]
     spent: Counter[str] = Counter()
     run()
-    timed = [Timed(one, "call", KINDS[type(one)], spent, clock) for one in branches]  # type: ignore[index]
-    timed += [] if head is None else [Timed(head, "find", "logits", spent, clock)]
+    kernels = layout.kernels()
+    timed = [Timed(kernels, "rg_run", whole, spent, clock)]
+    timed += [] if head is None else [Timed(head, "find", logits, spent, clock)]
     total = run() / passes
+    timed[0].how = apart
+    run()
     for one in timed:
         one.stop()
     each = {name: seconds / passes for name, seconds in spent.items()}
     alone: Counter[str] = Counter()
-    for one in branches:
-        s, kind = one.structure, KINDS[type(one)]  # type: ignore[attr-defined,index]
+    for branch in branches:
+        s, kind = branch.structure, KINDS[type(branch)]  # type: ignore[attr-defined,index]
         linears = (s.q, s.k, s.v, s.out) if kind == "attention" else (s.up, s.gate, s.down)
         alone[f"{kind}, linears"] += sum(linear(part, rows, clock) for part in linears if part.kind)
         norms = (s.branch.before, s.branch.within, s.branch.after)
@@ -43,30 +46,48 @@ def table(stack: NativeStack, rows: int, passes: int, run: Callable[[], float], 
     found = {
         "linears of attention": alone["attention, linears"],
         "linears of feed-forward layers": alone["feed-forward, linears"],
-        "norms": alone["attention, norms"] + alone["feed-forward, norms"],
+        "norms": alone["attention, norms"] + alone["feed-forward, norms"] + each["norm"],
         "attention itself": each["attention"] - alone["attention, linears"] - alone["attention, norms"],
         "activations": each["feed-forward"] - alone["feed-forward, linears"] - alone["feed-forward, norms"],
-        **({"logits, and the likeliest of them": each["logits"]} if head is not None else {}),
-        "Python and torch": total - sum(each.values()),
+        **({"logits, and the likeliest of them": each["logits"] / 2} if head is not None else {}),
+        "Python and torch": total - each["layers"] - each.get("logits", 0.0) / 2,
     }
     lines = ["| part | ms | share |", "|---|---|---|"]
     lines += [f"| {name} | {seconds * 1e3:.2f} | {seconds / total:.0%} |" for name, seconds in found.items()]
     return "\n".join([*lines, f"| all | {total * 1e3:.2f} | 100% |"])
 
 
+def whole(real: Any, spent: Counter[str], clock: Clock, *arguments: Any) -> Any:
+    """A pass in one call."""
+    return added("layers", real, spent, clock, *arguments)
+
+
+def logits(real: Any, spent: Counter[str], clock: Clock, *arguments: Any) -> Any:
+    """The likeliest of all words."""
+    return added("logits", real, spent, clock, *arguments)
+
+
+def apart(real: Any, spent: Counter[str], clock: Clock, calls: Any, count: int, *arguments: Any) -> Any:
+    """A pass call by call."""
+    names = {number: name for name, number in layout.TASKS.items()}
+    for call in calls:
+        added(names[call.task], real, spent, clock, ctypes.byref(call), 1, *arguments)
+
+
+def added(name: str, real: Any, spent: Counter[str], clock: Clock, *arguments: Any) -> Any:
+    """What a function gives; its time is added to what `name` took."""
+    start = clock()
+    done = real(*arguments)
+    spent[name] += clock() - start  # type: ignore[assignment]
+    return done
+
+
 class Timed:
-    """Adds up the time that a function which an object holds takes."""
+    """Lets a function that an object holds be called by `how`, with the function, what was spent and the clock."""
 
-    def __init__(self, owner: Any, function: str, name: str, spent: Counter[str], clock: Clock):
-        self.owner, self.function, self.real = owner, function, getattr(owner, function)
-
-        def call(*arguments: Any) -> Any:
-            start = clock()
-            done = self.real(*arguments)
-            spent[name] += clock() - start  # type: ignore[assignment]
-            return done
-
-        setattr(owner, function, call)
+    def __init__(self, owner: Any, function: str, how: Callable[..., Any], spent: Counter[str], clock: Clock):
+        self.owner, self.function, self.how, self.real = owner, function, how, getattr(owner, function)
+        setattr(owner, function, lambda *arguments: self.how(self.real, spent, clock, *arguments))
 
     def stop(self) -> None:
         """Put the real one back."""

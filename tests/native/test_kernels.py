@@ -21,6 +21,7 @@ from regard.config import (
     Window,
 )
 from regard.native import layout
+from regard.native.branches import AttentionBranch
 from regard.native.run import NativeStack
 from regard.native.weights import Store
 from regard.nn import KVCache, Linear, build
@@ -255,6 +256,10 @@ def test_bad_arguments_are_named():
         setattr(bad, field, value)
         with pytest.raises(ValueError, match=f"rg_linear: .*{message}"):
             rg.rg_linear(at(bad), 1, 1, p, p)
+    for task, structure in ((9, None), (layout.TASKS["norm"], None), (layout.TASKS["copy"], None)):
+        calls = (layout.Call * 1)(layout.Call(task, structure, in_=p))
+        with pytest.raises(ValueError, match=r"rg_run: (a kind of weight|an address is missing)"):
+            rg.rg_run(calls, 1, 1, 8, 1)
     with pytest.raises(ValueError, match="rg_set_level: this processor does not have"):
         rg.rg_set_level(7)
 
@@ -282,15 +287,21 @@ def test_bad_arguments_are_named():
 def test_bad_views_are_named(fields, message):
     stack = build(StackConfig(dim=40, layers=(LayerConfig(norm=RMS, attention=heads(16)),))).eval()
     branch = NativeStack(stack, Store("fp32")).branches[0][0]
+    assert isinstance(branch, AttentionBranch)
     keys, x = torch.zeros(1, 4, 8, 16), torch.zeros(64, 40)
     good = {"rows": 1, "length": 1, "threads": 1, "keys": 4, "capacity": 8, "by_row": 512, "by_head": 128, "by_key": 16}
     origins = (ctypes.c_int64 * 4)()
     if fields.keys() & {"places", "origin_by_key"}:
         good |= {"origins": ctypes.addressof(origins), "origin_by_key": 1, "places": 1}
-    view = layout.View(**{**good, **fields})
-    with pytest.raises(ValueError, match=f"rg_attention: .*{message}"):
-        branch.call(branch.address, layout.address(view), keys.data_ptr(), keys.data_ptr(), x.data_ptr(), x.data_ptr())
+
+    def run(view):
+        held, places = (keys.data_ptr(),) * 2, (x.data_ptr(),) * 2
+        at, task = ctypes.addressof, layout.TASKS["attention"]
+        calls = (layout.Call * 1)(layout.Call(task, at(branch.structure), at(view), *held, *places))
+        layout.kernels().rg_run(calls, 1, 1, 40, 1)
+
+    with pytest.raises(ValueError, match=f"rg_run: .*{message}"):
+        run(layout.View(**{**good, **fields}))
     columns = (ctypes.c_int64 * 1)(8)
-    view = layout.View(**{**good, "origins": None}, columns=ctypes.addressof(columns))
     with pytest.raises(ValueError, match="outside the cache"):
-        branch.call(branch.address, layout.address(view), keys.data_ptr(), keys.data_ptr(), x.data_ptr(), x.data_ptr())
+        run(layout.View(**{**good, "origins": None}, columns=ctypes.addressof(columns)))

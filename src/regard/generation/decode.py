@@ -27,6 +27,7 @@ class Decoding:
     """
 
     guesses = False  # whether scores of several steps are made at once
+    steady = False  # whether no function of the caller's runs between two steps
 
     def __init__(self, model: Model, memory: Memory | None, total: int, beside: Mapping[str, Any] | None = None):
         self.model, self.total, self.beside = model, total, dict(beside or {})
@@ -73,6 +74,7 @@ class Decoding:
         lengths = [row.shape[0] for row in rows]
         capacity = self.total if self.limit is None else min(self.total, self.limit)
         cache = self.cache = KVCache(capacity)
+        cache.steady = self.steady
         equal = len(set(lengths)) == 1
         laid = torch.stack if equal else torch.cat
         beside = {name: laid(value) if isinstance(value, list) else value for name, value in self.beside.items()}

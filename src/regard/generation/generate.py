@@ -135,6 +135,8 @@ def steps(model: Model, config: GenerationConfig, inputs: Inputs, options: Mappi
 
 def _run(job: Job, start: Prompt) -> Written:
     c = job.config
+    functions = (c.streamer, c.prefix_allowed_tokens_fn, *c.logits_processor, *c.stopping_criteria)
+    job.decoding.steady = all(one is None for one in functions)
     out = Written.empty(job, start.ids.shape[0] * c.num_return_sequences)
     if c.num_beams > 1:
         out.totals = torch.zeros(len(out.tokens), device=job.ids.device)

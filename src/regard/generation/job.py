@@ -26,6 +26,7 @@ class Job:
     processors: list[Processor]
     stop: Stop
     at_once: int
+    _rules: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def processed(self, ids: Tensor, rows: Tensor, new: int, scores: Tensor) -> Tensor:
         """Scores (R, V) after every rule; they may be changed in place."""
@@ -41,9 +42,10 @@ class Job:
         banned = forbidden(self.processors, new)
         if banned is None or self.config.output_scores or self.stop.criteria or self.decoding.guesses:
             return None
-        rule = None
-        if banned:
-            rule = torch.zeros(self.vocab, device=ids.device).index_fill_(0, torch.cat(banned), -torch.inf)
+        key = tuple(map(id, banned))
+        if banned and key not in self._rules:
+            self._rules[key] = torch.zeros(self.vocab, device=ids.device).index_fill_(0, torch.cat(banned), -torch.inf)
+        rule = self._rules.get(key)
         return self.decoding.best(ids, min(count, self.vocab), rule, weighed=weighed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 
 import torch
@@ -19,21 +19,23 @@ class Rows:
     """The rows at work: the first `job.at_once` of all, and later those that take the places of finished ones.
 
     `live` (R,): where each is in the result; `source` (R,): the input that it continues; `ids` (R, ...): its history,
-    which ends before column `end` for all rows, -1 on the left of it; `written`: how many tokens are its own.
+    which ends before column `end` for all rows, -1 on the left of it, and `logs` (R, ...) the log-probabilities, if
+    they are wanted; `written`: how many tokens are its own; `ended`: how many of these count, None while it goes on.
     """
 
-    def __init__(self, job: Job):
-        self.job, copies = job, job.config.num_return_sequences
+    def __init__(self, job: Job, out: Written):
+        self.job, self.out, copies = job, out, job.config.num_return_sequences
         self.waiting = deque(range(len(job.ids) * copies))
         first = [self.waiting.popleft() for _ in range(min(job.at_once, len(self.waiting)))]
         self.live = torch.tensor(first, device=job.ids.device)
         self.source = self.live // copies
-        self.width = self.end = job.ids.shape[1]
+        self.width = self.end = self.seen = job.ids.shape[1]
         self.ids = job.ids.new_full((len(first), self.width + job.max_new), -1)
         self.ids[:, : self.width] = job.ids[self.source]
+        self.logs = None if out.logprobs is None else self.ids.new_zeros(self.ids.shape, dtype=torch.float32)
         job.decoding.begin(self.source)
         self.written = [0] * len(first)
-        self.done = torch.zeros(len(first), dtype=torch.bool, device=job.ids.device)
+        self.ended: list[int | None] = [None] * len(first)
 
     def history(self, new: int, rows: Tensor | slice = slice(None)) -> Tensor:
         """(R, width + new): of rows that have written `new` tokens, the prompt as wide as the widest of all."""
@@ -51,33 +53,72 @@ class Rows:
         new = self.written[0]
         return new if len(set(self.written)) == 1 else torch.tensor(self.written, device=self.live.device)
 
-    def add(self, tokens: Tensor, scores: Tensor | None) -> None:
-        """Take the next tokens (R,), and see who is finished."""
+    def add(self, tokens: Tensor, logs: Tensor | None) -> None:
+        """Take the next tokens (R,), and their log-probabilities."""
         self.ids[:, self.end] = tokens
+        if self.logs is not None and logs is not None:
+            self.logs[:, self.end] = logs
         self.end += 1
         self.written = [n + 1 for n in self.written]
-        stop = self.job.stop
-        if not stop.each_step:
-            self.done |= stop(self.ids[:, : self.end])
-            return
-        for new, rows in self.groups():
-            self.done[rows] |= stop(self.history(new, rows), None if scores is None else scores[rows])
 
-    def turn_over(self, flags: list[bool]) -> None:
+    def shown(self, tokens: Tensor) -> Tensor:
+        """The next tokens of all rows of the result, the pad id for those that had finished."""
+        if len(tokens) == len(self.out.tokens) and not any(self.ended):
+            return tokens
+        going = [i for i, n in enumerate(self.ended) if n is None]
+        return self.out.tokens.new_full((len(self.out.tokens),), self.job.pad).index_put_(
+            (self.live[going],), tokens[going]
+        )
+
+    def look(self, scores: Tensor | None) -> None:
+        """See who has finished since the last look; `scores` (R, V) are those of the last step, if they are at hand."""
+        stop = self.job.stop
+        if stop.each_step:
+            for new, rows in self.groups():
+                flags = stop(self.history(new, rows), None if scores is None else scores[rows]).tolist()
+                self._end(range(len(flags)) if isinstance(rows, slice) else rows.tolist(), [[flag] for flag in flags])
+        else:
+            recent = self.ids[:, self.seen : self.end].tolist()
+            self._end(range(len(recent)), [[token in stop.ends for token in row] for row in recent])
+        self.seen = self.end
+
+    def _end(self, rows: Iterable[int], flags: list[list[bool]]) -> None:
+        """`flags` say of the last tokens of some rows whether each is an end."""
+        for i, row in zip(rows, flags, strict=True):
+            if self.ended[i] is None and True in row:
+                self.ended[i] = self.written[i] - len(row) + row.index(True) + 1
+            elif self.ended[i] is None and self.written[i] == self.job.max_new:
+                self.ended[i] = self.job.max_new
+
+    def turn_over(self) -> None:
         """Let those who wait take the places of finished rows; without any, move the others together."""
-        ended = [i for i, flag in enumerate(flags) if flag]
+        ended = [i for i, n in enumerate(self.ended) if n is not None]
         places, over = ended[: len(self.waiting)], ended[len(self.waiting) :]
-        if over and (spare([i in over for i in range(len(flags))]) or max(self.written) == self.job.max_new):
-            stay = [i for i in range(len(flags)) if i not in over]
+        self.leave(places)
+        if over and (spare([i in over for i in range(len(self.ended))]) or max(self.written) == self.job.max_new):
+            self.leave(over)
+            stay = [i for i in range(len(self.ended)) if i not in over]
             places = [stay.index(i) for i in places]
             self.select(stay)
         begun = [0 if i in places else n for i, n in enumerate(self.written)]
-        if (gap := self.end - self.width - max(begun)) > 0:
-            self.ids[:, : self.end - gap] = self.ids[:, gap : self.end].clone()
+        if begun and (gap := self.end - self.width - max(begun)) > 0:
+            for part in (self.ids, self.logs):
+                if part is not None:
+                    part[:, : self.end - gap] = part[:, gap : self.end].clone()
             self.end -= gap
-        self.written = begun
+        self.written, self.seen = begun, self.end
         if places:
             self.refill(torch.tensor(places, device=self.live.device))
+
+    def leave(self, rows: list[int]) -> None:
+        """These are finished: put what they have written into the result."""
+        for i in rows:
+            at, first, count = int(self.live[i]), self.end - self.written[i], self.ended[i]
+            assert count is not None
+            self.out.tokens[at, :count] = self.ids[i, first : first + count]
+            self.out.lengths[at] = count
+            if self.out.logprobs is not None and self.logs is not None:
+                self.out.logprobs[at, :count] = self.logs[i, first : first + count]
 
     def refill(self, places: Tensor) -> None:
         """Begin with inputs that wait, in these rows."""
@@ -87,42 +128,43 @@ class Rows:
         inputs = self.source[places]
         self.ids[places] = -1
         self.ids[places, self.end - self.width : self.end] = job.ids[inputs]
-        self.done[places] = False
+        for i in places.tolist():
+            self.ended[i] = None
         job.decoding.replace(places, inputs, job.ids[inputs])
 
     def select(self, rows: list[int]) -> None:
         """Only these go on."""
-        keep = torch.tensor(rows, device=self.live.device)
-        self.live, self.source, self.ids, self.done = (
-            part[keep] for part in (self.live, self.source, self.ids, self.done)
-        )
-        self.written = [self.written[i] for i in rows]
+        keep = torch.tensor(rows, device=self.live.device, dtype=torch.long)
+        self.live, self.source, self.ids = (part[keep] for part in (self.live, self.source, self.ids))
+        self.logs = None if self.logs is None else self.logs[keep]
+        self.written, self.ended = [self.written[i] for i in rows], [self.ended[i] for i in rows]
         self.job.decoding.select(keep)
 
 
 def search(job: Job, out: Written, *, watched: bool = False) -> Iterator[Tensor]:
-    """Write into `out`; yields each step's tokens (R,), the pad id for rows that had finished.
+    """Write into `out`, a row when it is finished; yields each step's tokens.
 
-    Finished rows leave the batch, in groups, so that they cost nothing; where inputs wait, they take their places, and
-    then what is yielded means nothing. `watched`: the last step must be the last.
+    Finished rows leave the batch, in groups, so that they cost nothing; where inputs wait, they take their places.
+    `watched`: what is yielded are tokens of all rows of the result, the pad id for those that had finished, and the
+    last step must be the last.
     """
-    rows = Rows(job)
+    rows = Rows(job, out)
     uniform = _uniforms(job)
     every = 1 if watched else patience(job)
     for step in count(1):
-        columns = rows.columns()
-        drawn = None if uniform is None else uniform[rows.live, columns]
+        drawn = None if uniform is None else uniform[rows.live, rows.columns()]
         tokens, logs, scores = _next(job, rows, drawn, first=step == 1, logged=out.logprobs is not None)
-        _record(job, out, rows, columns, tokens, logs, scores)
-        yield out.tokens[:, columns if isinstance(columns, int) else 0]
-        rows.add(tokens, scores)
-        full = max(rows.written) == job.max_new
-        if full or step % every == 0:
-            flags = [d or n == job.max_new for d, n in zip(rows.done.tolist(), rows.written, strict=True)]
-            if all(flags) and not rows.waiting:
+        if job.config.output_scores and scores is not None:
+            out.scores.append(scores.new_zeros(len(out.tokens), job.vocab).index_put_((rows.live,), scores))
+        rows.add(tokens, logs)
+        yield rows.shown(tokens) if watched else tokens
+        if max(rows.written) == job.max_new or step % every == 0:
+            rows.look(scores)
+            if not rows.waiting and None not in rows.ended:
+                rows.leave(list(range(len(rows.ended))))
                 return
-            if any(flags):
-                rows.turn_over(flags)
+            if any(rows.ended):
+                rows.turn_over()
 
 
 def patience(job: Job) -> int:
@@ -182,24 +224,3 @@ def _pick(job: Job, scores: Tensor, uniform: Tensor | None) -> tuple[Tensor, Ten
     if job.config.output_scores or job.stop.criteria:
         scores = spread(candidates, index, job.vocab)
     return tokens, scores
-
-
-def _record(
-    job: Job,
-    out: Written,
-    rows: Rows,
-    columns: Tensor | int,
-    tokens: Tensor,
-    logs: Tensor | None,
-    scores: Tensor | None,
-) -> None:
-    live, done = rows.live, rows.done
-    out.tokens[live, columns] = torch.where(done, job.pad, tokens)
-    out.lengths[live] += (~done).long()
-    if logs is not None:
-        assert out.logprobs is not None
-        out.logprobs[live, columns] = torch.where(done, 0.0, logs)
-    if job.config.output_scores and scores is not None:
-        everyone = scores.new_zeros(out.tokens.shape[0], job.vocab)
-        everyone[live] = scores
-        out.scores.append(everyone)

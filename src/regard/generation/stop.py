@@ -21,6 +21,7 @@ class Stop:
     def __init__(self, c: GenerationConfig, width: int, pad: int, device: torch.device):
         if c.stop_strings and c.tokenizer is None:
             raise ValueError("stop_strings needs a tokenizer; this model came without one, pass tokenizer=")
+        self.ends = frozenset(c.eos_token_id)
         self.eos = torch.tensor(c.eos_token_id, dtype=torch.long, device=device)
         self.strings, self.tokenizer = c.stop_strings, c.tokenizer
         # A token has at least one byte of text, but for special ones; some more give room for those.

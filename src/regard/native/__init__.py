@@ -15,9 +15,10 @@ from torch import nn
 from regard.adapt.quantized import Quantized
 from regard.models.model import Model
 from regard.native.best import NativeBest
+from regard.native.branches import TorchBranch
 from regard.native.build import NoKernels
 from regard.native.layout import kernels, level
-from regard.native.run import NativeLinear, NativeStack, TorchBranch, put, taken
+from regard.native.run import NativeLinear, NativeStack, put, taken
 from regard.native.weights import PRECISIONS, Precision, Store
 from regard.nn import LanguageHead
 

@@ -32,7 +32,7 @@ class NativeBest(OfLinear):
         c, rows = self.head.config, hidden.shape[0]
         most = MANY if self.structure.kind == layout.KINDS["int8"] else ROWS
         fits = hidden.ndim == 2 and few(hidden, most) and count <= _COUNT and c.softcap is None
-        if not fits or self.watch.hooked() or not self.watch.unchanged():
+        if not fits or not self.watch.alone() or not self.watch.unchanged():
             return self.by_torch(hidden, count, rule, weighed=weighed)
         x = hidden if self.head.transform is None else self.head.transform(hidden)
         x = (x * c.scale if c.scale != 1.0 else x).float().contiguous()

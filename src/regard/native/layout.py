@@ -101,8 +101,6 @@ class Call(Structure):
 STRUCTURES = (Norm, Linear, Branch, Attention, FeedForward, View, Best, Call)
 _P, _N = c_void_p, c_int64
 SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "rg_attention": (_P, _P, _P, _P, _P, _P),
-    "rg_feed_forward": (_P, _N, _N, _P, _P),
     "rg_linear": (_P, _N, _N, _P, _P),
     "rg_best": (_P, _N, _N, _P, _P, _P),
     "rg_norm": (_P, _N, _N, _P, _P),

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,43 +14,17 @@ from torch.nn.modules import module as registry
 
 from regard.adapt.quantized import Quantized
 from regard.native import layout
-from regard.native.branches import FLOATS, AttentionBranch, Branch, Pass, branch
+from regard.native.branches import AttentionBranch, Branch, TorchBranch, branch
+from regard.native.passes import FLOATS, Pass
 from regard.native.threads import threads
 from regard.native.weights import Store, Unknown
-from regard.nn import Context, Layer, Stack
+from regard.nn import Attend, Context, KVCache, Layer, Stack
 
 ROWS = 32
 """Above so many rows torch's matrix products, which reuse what they read, are left to do the work."""
 MANY = 1024
 """So many rows the kernels of attention take; with weights of int8 they are faster than torch up to there."""
-_VERSION = operator.attrgetter("_version")
-
-
-class TorchBranch(Branch):
-    """A sublayer or a whole layer that the kernels do not know, between others that they do."""
-
-    def __init__(self, module: nn.Module):
-        self.module = module
-
-    def __call__(self, p: Pass) -> None:
-        p.x.copy_(self.module(p.x.view(p.shape).to(p.dtype), p.ctx).view_as(p.x))
-
-
-class Parallel(Branch):
-    """Branches that all read what entered the layer."""
-
-    def __init__(self, branches: list[Branch]):
-        self.branches = branches
-
-    def ready(self, ctx: Context) -> bool:
-        return all(one.ready(ctx) for one in self.branches)
-
-    def __call__(self, p: Pass) -> None:
-        entered = p.x.clone()
-        p.where = entered.data_ptr()
-        for one in self.branches:
-            one(p)
-        p.where = p.to
+_VERSION, _VALUES = operator.attrgetter("_version"), operator.methodcaller("values")
 
 
 class Watch:
@@ -57,28 +32,28 @@ class Watch:
 
     def __init__(self, root: nn.Module):
         modules = list(root.modules())
+        self.attends = [m for m in modules if isinstance(m, Attend)]
         self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.hooks += [registry._global_forward_hooks, registry._global_forward_pre_hooks]
-        self.owners = [held for m in modules for held in (m._modules, m._parameters) if held]
+        self.owners: list[dict[str, Any]] = [held for m in modules for held in (m._modules, m._parameters) if held]
         self.members = list(self._members())
         self.tensors = [p for p in self.members if isinstance(p, Tensor)]
         self.counted = [p for p in self.tensors if not p.is_inference()]  # the others have no count of changes
         self.state = self._state()
 
     def _members(self) -> Iterator[object]:
-        return chain.from_iterable(owner.values() for owner in self.owners)
+        return chain(chain.from_iterable(map(_VALUES, self.owners)), (None,))  # more or fewer are seen at the end
 
     def _state(self) -> list[int]:
         return [*map(Tensor.data_ptr, self.tensors), *map(_VERSION, self.counted)]
 
-    def hooked(self) -> bool:
-        """Whether somebody looks on: hooks see torch's modules only."""
-        return any(self.hooks)
+    def alone(self) -> bool:
+        """Whether nobody looks on, as hooks do, which see torch's modules only, or asks for a kernel of torch."""
+        return not any(self.hooks) and all(one.kernel == "auto" for one in self.attends)
 
     def unchanged(self) -> bool:
         """Whether everything is where and what it was."""
-        same = sum(map(len, self.owners)) == len(self.members) and all(map(operator.is_, self._members(), self.members))
-        return same and self._state() == self.state
+        return all(map(operator.is_, self._members(), self.members)) and self._state() == self.state
 
 
 class NativeStack:
@@ -88,10 +63,13 @@ class NativeStack:
         self.stack, self.store = stack, store
         self.torch: Callable[[Tensor, Context], Tensor] = type(stack).through.__get__(stack)
         self.unknown: list[str] = []  # paths of what torch goes on computing
+        self.split: set[int] = set()  # layers whose branches all read what entered
         self.branches = {i: self._layer(i, layer) for i, layer in enumerate(stack.layers)}
+        self.norm = None if stack.norm is None else store.norm(stack.norm)
         self.small = store.precision == "auto" and store.kinds <= {layout.KINDS["int8"], layout.KINDS["int4"]}
         self.watch = Watch(stack)
         self.most = MANY if store.kinds == {layout.KINDS["int8"]} else ROWS
+        self.passes: WeakKeyDictionary[KVCache, Pass] = WeakKeyDictionary()
 
     def _layer(self, i: int, layer: nn.Module) -> list[Branch]:
         dim = self.stack.config.dim
@@ -104,46 +82,68 @@ class NativeStack:
             except Unknown:
                 name = next(name for name, module in layer.named_children() if module is sublayer)
                 found.append(self._other(f"layers.{i}.{name}", sublayer, sublayer.fn))
-        if not layer.parallel:
-            return found
-        if any(isinstance(one, TorchBranch) for one in found):
+        if layer.parallel and any(isinstance(one, TorchBranch) for one in found):
             return [self._other(f"layers.{i}", layer, layer)]
-        return [Parallel(found)]
+        if layer.parallel:
+            self.split.add(i)
+        return found
 
     def _other(self, path: str, module: nn.Module, what: nn.Module) -> TorchBranch:
         self.unknown.append(f"{path} ({type(what).__name__})")
         return TorchBranch(module)
 
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
-        if not self._suits(x, ctx) or self.stack.training or self.watch.hooked():
-            return self.torch(x, ctx)
-        if not self._ready(ctx) or not self.watch.unchanged():
+        p = self._pass(x, ctx)
+        if p is None:
             return self.torch(x, ctx)
         if self.unknown and ctx.cache is not None:
-            ctx.cache.settle()  # parts of torch move rows themselves, which views made before would not know
-        p = Pass(x, ctx)
-        for ctx.layer, index in enumerate(self.stack.config.order):
-            for one in self.branches[index]:
-                one(p)
-        return p.x.view(x.shape).to(x.dtype)
+            ctx.cache.settle()  # parts of torch move rows themselves, which the kernels would not know
+        return p(x, ctx)
+
+    def _pass(self, x: Tensor, ctx: Context) -> Pass | None:
+        """The pass that is kept for this cache, or a new one; None where torch has to do it."""
+        cache = ctx.cache
+        kept = None if cache is None else self.passes.get(cache)
+        if kept is not None and cache is not None and kept.fits(x, ctx):
+            return kept if cache.steady or self._suits(x, ctx) else None
+        if not self._suits(x, ctx) or (cache is not None and not self._begun(ctx)):
+            return None
+        p = self._planned(x, ctx)
+        if cache is not None:
+            self.passes[cache] = p
+        return p
 
     def _suits(self, x: Tensor, ctx: Context) -> bool:
-        """A step of writing, or a text that is read by small weights."""
+        """Whether this is a step of writing, or a text that is read by small weights, and all is as it was."""
         if ctx.cache is None:
-            return self.small and few(x, None)
-        return few(x, self.most) and ctx.lengths is None and ctx.groups[0].q_valid is None
+            short = all(group.q.positions.shape[1] <= MANY for group in ctx.groups)
+            fits = self.small and few(x, None) and short and not ctx.memory_groups
+        else:
+            fits = few(x, self.most) and ctx.lengths is None and ctx.groups[0].q_valid is None
+        return fits and not self.stack.training and self.watch.alone() and self.watch.unchanged()
+
+    def _begun(self, ctx: Context) -> bool:
+        for ctx.layer, index in enumerate(self.stack.config.order):
+            for one in self.branches[index]:
+                if isinstance(one, AttentionBranch) and one.held(ctx) is None:
+                    return False
+        return True
+
+    def _planned(self, x: Tensor, ctx: Context) -> Pass:
+        p = Pass(x, ctx)
+        for ctx.layer, index in enumerate(self.stack.config.order):
+            if index in self.split:
+                p.split()
+            for one in self.branches[index]:
+                one.plan(p, ctx)
+            p.join()
+        p.call("copy" if self.norm is None else "norm", self.norm)
+        p.close()
+        return p
 
     def __reduce__(self) -> Any:
         """A copy of the model is torch's."""
         return getattr, (self.stack, "through")
-
-    def _ready(self, ctx: Context) -> bool:
-        """Whether every attention finds its cache begun, if there is one. Layers have all begun, or none."""
-        for ctx.layer, index in enumerate(self.stack.config.order):
-            for one in self.branches[index]:
-                if not one.ready(ctx):
-                    return False
-        return True
 
 
 class OfLinear:

@@ -29,7 +29,9 @@ class KVCache:
         self._moved: Pair | None = None  # whose a row's tokens are (B, S), and how many (B, 1)
         self.memory_origins: Tensor | None = None  # (B,) which row of the memory each row looks at, if not its own
         self._rows: Tensor | None = None
+        self._numbers: Tensor | None = None
         self.columns: Tensor | slice = slice(0, 0)  # where new tokens go: the same in all rows, or each one's
+        self.steady = False  # whether the model is surely what it was at the last pass: nobody else has had a turn
         self.width = 0  # columns that hold something: the longest row, counting what `reserve` announced
 
     def reserve(self, counts: Sequence[int], positions: Tensor) -> None:
@@ -46,6 +48,8 @@ class KVCache:
         widest = max(self.lengths) + (0 if packed else positions.shape[1])
         self.lengths = [n + c for n, c in zip(self.lengths, counts, strict=True)]
         self.width = max(widest, *self.lengths)
+        if self._held and self.capacity < self.width:
+            self._widen(2 * self.width)
         if uniform and not packed:
             self._rows, self.columns = None, slice(self.lengths[0] - counts[0], self.lengths[0])
         else:
@@ -54,12 +58,19 @@ class KVCache:
             self._rows = index.repeat_interleave(repeats) if packed else index[:, None]
             self.columns = positions
 
+    def numbers(self, first: int, end: int, device: torch.device) -> Tensor:
+        """Columns from `first` up to `end`, which are positions too; from a table that is made once."""
+        if self._numbers is None or len(self._numbers) < end:
+            self._numbers = torch.arange(max(end, self.capacity), device=device)
+        return self._numbers[first:end]
+
     def begin(self, keys: Sequence[Tensor], values: Sequence[Tensor], rows: int) -> None:
         """Let every row of this new cache begin with the same keys and values, for each layer (Hkv, S, D)."""
         assert not self.lengths and not self._held
         length = keys[0].shape[1]
         same = [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in zip(keys, values, strict=True)]
-        self._held = {i: _grown(pair, max(self.capacity, length)) for i, pair in enumerate(same)}
+        self._held = dict(enumerate(same))
+        self._widen(max(self.capacity, length))
         self.lengths, self.width = [length] * rows, length
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +78,8 @@ class KVCache:
         self.settle()
         room = self.room(layer)
         if room is None:
-            shape = (len(self.lengths), k.shape[-2], max(self.capacity, self.width))
+            self.capacity = max(self.capacity, self.width)
+            shape = (len(self.lengths), k.shape[-2], self.capacity)
             room = self._held[layer] = k.new_zeros(*shape, k.shape[-1]), v.new_zeros(*shape, v.shape[-1])
         for held, new in zip(room, (k, v), strict=True):
             if self._rows is None:
@@ -81,10 +93,15 @@ class KVCache:
 
         New tokens belong into a row's own columns; where its older ones lie, `origins` tells.
         """
-        held = self._held.get(layer)
-        if held is not None and held[0].shape[2] < self.width:
-            held = self._held[layer] = _grown(held, 2 * self.width)
-        return held
+        return self._held.get(layer)
+
+    def pairs(self) -> list[Pair]:
+        """All keys and values, those of cross-attention last: the same objects as long as they lie where they lay."""
+        return [*self._held.values(), *self._memory.values()]
+
+    def _widen(self, columns: int) -> None:
+        self.capacity = columns
+        self._held = {i: _grown(pair, columns) for i, pair in self._held.items()}
 
     def memory(self, layer: int) -> Pair | None:
         """Cross-attention keys and values of a layer, if they were kept."""
@@ -133,11 +150,10 @@ class KVCache:
     def replace(self, rows: Tensor, other: KVCache) -> None:
         """Give these rows (n,) what the n rows of another cache hold."""
         self.settle()
+        if self.capacity < other.width:
+            self._widen(other.width)
         for layer, new in other._held.items():
-            held = self._held[layer]
-            if held[0].shape[2] < other.width:
-                held = self._held[layer] = _grown(held, other.width)
-            for part, fresh in zip(held, new, strict=True):
+            for part, fresh in zip(self._held[layer], new, strict=True):
                 part[rows, :, : other.width] = fresh[:, :, : other.width]
         for layer, new in other._memory.items():
             kept = self.memory(layer)

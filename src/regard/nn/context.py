@@ -194,7 +194,7 @@ def cached(positions: Tensor, counts: Sequence[int], cache: KVCache) -> Context:
     """New tokens (B, T) that continue the cache's rows, `counts[b]` of them real, the rest padding on the right."""
     fresh = not any(cache.lengths)
     cache.reserve(counts, positions)
-    keys = Tokens(torch.arange(cache.width, device=positions.device)[None])
+    keys = Tokens(cache.numbers(0, cache.width, positions.device)[None])
     aligned = fresh and cache.width == positions.shape[1]
     newest = positions.shape[1] == 1 and len(set(cache.lengths)) == 1
     group = Group(Tokens(positions), keys, aligned=aligned, newest=newest)

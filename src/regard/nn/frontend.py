@@ -15,6 +15,8 @@ from regard.nn.context import Context, cached, packed, padded
 from regard.nn.linear import Linear
 from regard.nn.position import sinusoids
 
+FEW = 64  # so few ids are looked at one by one
+
 
 @builds(EmbeddingConfig)
 class Embedding(nn.Module):
@@ -76,7 +78,7 @@ class Embedding(nn.Module):
             x = x + sinusoids(positions, x.shape[-1], c.positions).to(x.dtype)
         elif self.position is not None:
             assert isinstance(c.positions, LearnedPositions)
-            x = x + self.position(positions + c.positions.offset)
+            x = x + self.position(positions + c.positions.offset if c.positions.offset else positions)
         x = x if self.norm is None else self.norm(x)
         x = dropped(x, c.dropout, self.training)
         return self.proj(x) if self.proj is not None and c.project == "after" else x
@@ -141,8 +143,11 @@ def _continue(
         )
     starts = cache.lengths or [0] * rows
     check_length(max(s + c for s, c in zip(starts, counts, strict=True)), limit)
-    positions = torch.arange(width, device=device) + torch.tensor(starts, device=device)[:, None]
-    if limit is not None:
+    if len(set(starts)) == 1:
+        positions = cache.numbers(starts[0], starts[0] + width, device).expand(rows, width)
+    else:
+        positions = cache.numbers(0, width, device) + torch.tensor(starts, device=device)[:, None]
+    if limit is not None and mask is not None:
         positions = positions.clamp(max=limit - 1)  # only padding lies beyond
     return cached(positions, counts, cache)
 
@@ -162,6 +167,7 @@ def _check_ids(ids: Tensor, size: int, name: str, table: str) -> None:
         raise ValueError(f"{name} has type {ids.dtype}; allowed: torch.int64 or torch.int32")
     if torch.compiler.is_compiling() or ids.device.type != "cpu" or ids.numel() == 0:
         return
-    low, high = (int(x) for x in ids.aminmax())
+    found = ids.reshape(-1).tolist() if ids.numel() <= FEW else [int(x) for x in ids.aminmax()]
+    low, high = min(found), max(found)
     if low < 0 or high >= size:
         raise ValueError(f"{name} holds {low if low < 0 else high}; {table} has {size} ids, 0 to {size - 1}")

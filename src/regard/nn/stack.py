@@ -39,16 +39,14 @@ class Stack(nn.Module):
         return self.layers[index](x, ctx)
 
     def through(self, x: Tensor, ctx: Context) -> Tensor:
-        """All layers in their order."""
+        """All layers in their order, and the final norm."""
         for ctx.layer, index in enumerate(self.config.order):
             x = self.step(index, x, ctx)
-        return x
+        return x if self.norm is None else self.norm(x)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         self.prepare(ctx)
-        x = self.through(x, ctx)
-        x = x if self.norm is None else self.norm(x)
-        return dropped(x, self.config.dropout, self.training)
+        return dropped(self.through(x, ctx), self.config.dropout, self.training)
 
     def attentions(self) -> list[Attention]:
         """Self-attention modules in order of layers."""

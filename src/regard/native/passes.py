@@ -1,0 +1,218 @@
+"""A pass through a stack, made ready: what the kernels are to do one after another, and what they look at."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from ctypes import Structure, addressof
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from regard.config import Mask, RopeConfig
+from regard.native import layout
+from regard.native.threads import threads
+from regard.nn import Context, KVCache
+from regard.nn.cache import Pair
+from regard.nn.context import runs
+from regard.nn.position import rotary
+
+FLOATS = (torch.float32, torch.bfloat16)
+AT_ONCE = 128  # rows that are read together, so that what layers make of them stays in the cache
+
+
+Place = tuple[int, int, int]
+
+
+class Sort(NamedTuple):
+    """Layers of one sort look at the same tokens in the same way."""
+
+    mask: Mask | None
+    rope: RopeConfig | None
+    is_cross: bool
+    kv_heads: int
+    head_dim: int
+
+
+class Sight:
+    """What some sequences of a pass look at in all layers of a sort, told anew before each run.
+
+    `keys` (B, H, S, D) are like those of each layer. `place` says in which group of the context the sequences are,
+    after how many others there, and after how many rows of the pass.
+    """
+
+    def __init__(self, sort: Sort, keys: Tensor, count: int, length: int, place: Place = (0, 0, 0)):
+        assert keys.stride(3) == 1 and keys.dtype in FLOATS
+        self.sort, (self.group, self.first, self.before) = sort, place
+        self.view = view = layout.View(rows=count * length, length=length, threads=threads())
+        view.places, view.capacity, view.half = keys.shape[0], keys.shape[2], keys.dtype == torch.bfloat16
+        view.by_row, view.by_head, view.by_key, _ = keys.stride()
+        self._kept: list[Tensor] = []
+
+    def _keep(self, x: Tensor) -> int:
+        """The address of a tensor that lives until the next run."""
+        self._kept.append(x)
+        return x.data_ptr()
+
+    def update(self, ctx: Context, turns: Callable[[RopeConfig], Tensor]) -> None:
+        """Look at what a run looks at; `turns` gives cosines and sines of all rows (2, rows, D)."""
+        view, c = self.view, self.sort
+        group = (ctx.memory_groups if c.is_cross else ctx.groups)[self.group]
+        self._kept.clear()
+        view.keys = group.k.positions.shape[1]
+        if ctx.cache is not None:
+            self._in_cache(ctx.cache)
+        if c.rope is not None:
+            cos, sin = turns(c.rope)[:, self.before :]
+            view.cos, view.sin, view.rope_dim = self._keep(cos), self._keep(sin), cos.shape[-1]
+        self._masked(group.mask(c.mask))
+        self._biased(None if c.is_cross else group.bias)
+
+    def _in_cache(self, cache: KVCache) -> None:
+        """In which of the cache's rows keys lie, and in which columns new ones go."""
+        view, is_cross = self.view, self.sort.is_cross
+        origins = cache.memory_origins if is_cross else cache.origins()
+        view.origins = None if origins is None else self._keep(origins.contiguous())
+        if origins is not None:
+            view.origin_by_row, view.origin_by_key = (1, 0) if is_cross else (origins.shape[1], 1)
+        if is_cross:
+            return
+        if isinstance(cache.columns, slice):
+            view.columns, view.start = None, cache.columns.start
+        else:
+            view.columns = self._keep(cache.columns.expand(view.rows // view.length, view.length).contiguous())
+
+    def _masked(self, mask: Tensor | str | None) -> None:
+        view = self.view
+        if isinstance(mask, str):
+            mask = torch.ones(1, 1, view.length, view.keys, dtype=torch.bool).tril()
+        view.mask = None
+        if mask is not None:
+            mask = mask.expand(-1, 1, view.length, view.keys).contiguous()
+            view.mask_by_row, view.mask_by_token = mask.stride(0) * (mask.shape[0] > 1), mask.stride(2)
+            view.mask = self._keep(mask) + self.first * view.mask_by_row
+
+    def _biased(self, bias: Tensor | None) -> None:
+        view = self.view
+        view.bias = None
+        if bias is not None:
+            bias = bias.float().contiguous()
+            view.bias_by_row = bias.stride(0) * (bias.shape[0] > 1)
+            view.bias_by_head, view.bias_by_token = bias.stride(1), bias.stride(2)
+            view.bias = self._keep(bias) + self.first * view.bias_by_row * bias.itemsize
+
+
+class Pass:
+    """Rows (rows, C) float32 that every branch adds to, and what is done to them, step after step.
+
+    It is planned once. One over a cache may be run again and again, as long as it `fits`.
+    """
+
+    def __init__(self, like: Tensor, ctx: Context):
+        self.shape, self.dtype, self.threads = like.shape, like.dtype, threads()
+        self.pairs = [] if ctx.cache is None else ctx.cache.pairs()
+        self.x = torch.empty(like.shape[:-1].numel(), like.shape[-1])
+        self.to = self.where = self.x.data_ptr()  # branches read what lies at `where`, and add to what lies at `to`
+        self._parts: list[Callable[[Context], object]] = []
+        self._calls: list[layout.Call] = []
+        self._ends: list[layout.Call] = []  # the first and the last call of each part
+        self._sights: dict[object, list[tuple[Sight, Pair]]] = {}
+        self._kept: list[Tensor] = []
+        self._tables: dict[RopeConfig, Tensor] = {}
+        self._turned: dict[RopeConfig, Tensor] = {}
+        self.call("copy")
+
+    def fits(self, x: Tensor, ctx: Context) -> bool:
+        """Whether this can be run over a cache: it is laid out alike, and keys and values lie where they lay."""
+        assert ctx.cache is not None
+        pairs = ctx.cache.pairs()
+        same = len(pairs) == len(self.pairs) and all(map(operator.is_, pairs, self.pairs))
+        like = (self.shape, self.dtype, self.threads) == (x.shape, x.dtype, threads())
+        return same and like and ctx.groups[0].q_valid is None
+
+    def call(self, task: str, structure: Structure | None = None) -> layout.Call:
+        """Plan something for the kernels."""
+        place = None if structure is None else addressof(structure)
+        self._calls.append(layout.Call(layout.TASKS[task], place, in_=self.where, out=self.to))
+        return self._calls[-1]
+
+    def attention(self, structure: Structure, sort: Sort, pair: Pair | None, ctx: Context) -> None:
+        """Plan attention over a layer's keys and values in the cache, or over the new tokens alone."""
+        key = sort, None if pair is None else pair[0].stride()
+        if key not in self._sights:
+            self._sights[key] = list(self._rectangles(sort, ctx) if pair is None else self._cached(sort, pair, ctx))
+        for sight, room in self._sights[key]:
+            call, at = self.call("attention", structure), sight.before * self.x.stride(0) * self.x.itemsize
+            keys, values = room if pair is None else pair
+            call.view, call.keys, call.values = addressof(sight.view), keys.data_ptr(), values.data_ptr()
+            call.in_, call.out = self.where + at, self.to + at
+
+    def _cached(self, sort: Sort, pair: Pair, ctx: Context) -> Iterator[tuple[Sight, Pair]]:
+        assert pair[0].stride() == pair[1].stride()
+        yield Sight(sort, pair[0], *self.shape[:2]), pair
+
+    def _rectangles(self, sort: Sort, ctx: Context) -> Iterator[tuple[Sight, Pair]]:
+        """Tokens that look at each other only, some sequences at a time; all layers use the same room for keys."""
+        before = 0
+        shapes = [(self.shape[0], self.shape[1])] if ctx.lengths is None else runs(ctx.lengths)
+        for group, (count, length) in enumerate(shapes):
+            some = max(1, AT_ONCE // length)
+            for first in range(0, count, some):
+                n = min(some, count - first)
+                keys, values = torch.empty(2, n, sort.kv_heads, length, sort.head_dim)
+                yield Sight(sort, keys, n, length, (group, first, before)), (keys, values)
+                before += n * length
+
+    def split(self) -> None:
+        """Let the branches that follow read what the rows are now, whatever is added to them."""
+        entered = torch.empty_like(self.x)
+        self._kept.append(entered)
+        self.call("copy").out = entered.data_ptr()
+        self.where = entered.data_ptr()
+
+    def join(self) -> None:
+        """Let branches read the rows again."""
+        self.where = self.to
+
+    def torch(self, module: Callable[[Tensor, Context], Tensor], step: int) -> None:
+        """Plan something for torch."""
+
+        def part(ctx: Context) -> None:
+            ctx.layer = step
+            self.x.copy_(module(self.x.view(self.shape).to(self.dtype), ctx).view_as(self.x))
+
+        self.close()
+        self._parts.append(part)
+
+    def close(self) -> None:
+        """Make the calls so far one part."""
+        calls = (layout.Call * len(self._calls))(*self._calls)
+        arguments = (calls, len(calls), *self.x.shape, self.threads)
+        self._calls.clear()
+        self._parts.append(lambda ctx: layout.kernels().rg_run(*arguments))
+        self._ends += [calls[0], calls[-1]]
+
+    def __call__(self, x: Tensor, ctx: Context) -> Tensor:
+        """What becomes of x."""
+        self._turned.clear()
+        for sights in self._sights.values():
+            for sight, _ in sights:
+                sight.update(ctx, lambda rope: self._turns(rope, ctx))
+        x, y = x.float().contiguous(), torch.empty(self.shape)
+        self._ends[0].in_, self._ends[-1].out = x.data_ptr(), y.data_ptr()
+        for part in self._parts:
+            part(ctx)
+        return y.to(self.dtype)
+
+    def _turns(self, rope: RopeConfig, ctx: Context) -> Tensor:
+        """Cosines and sines of all rows (2, rows, D). A token's column in a cache is its position: there is a table."""
+        if rope not in self._turned:
+            if ctx.cache is None:
+                parts = [part.expand(*self.shape[:-1], 1, -1).reshape(len(self.x), -1) for part in ctx.rotary(rope)]
+                self._turned[rope] = torch.stack(parts)
+            else:
+                if rope not in self._tables:
+                    self._tables[rope] = torch.stack(rotary(torch.arange(self.pairs[0][0].shape[2]), rope)).squeeze(2)
+                self._turned[rope] = self._tables[rope].index_select(1, ctx.positions.flatten())
+        return self._turned[rope]
