@@ -160,7 +160,7 @@ class Waveform(nn.Module):
         self._enough(min(counts, default=0))
         hidden = self._hidden(counts, mask_time_indices)
         if plain:
-            out = self._vectors(x, *hidden, [])
+            out = self._vectors(x, [], *hidden)
             return out, every(out)
         rows = list(x.split(counts)) if lengths is not None else [row[:n] for row, n in zip(x, counts, strict=True)]
         parts: list[Tensor] = []
@@ -168,7 +168,7 @@ class Waveform(nn.Module):
             here = slice(len(parts), len(parts) + n)
             frames = [self.frames(samples) for samples in counts[here]]
             group = pad_sequence(rows[here], batch_first=True)
-            found = self._vectors(group, *(None if h is None else h[here] for h in hidden), frames)
+            found = self._vectors(group, frames, *(None if h is None else h[here] for h in hidden))
             parts.extend(row[:t] for row, t in zip(found, frames, strict=True))
         if lengths is not None:
             return torch.cat(parts), packed([len(part) for part in parts], x.device)
@@ -215,9 +215,9 @@ class Waveform(nn.Module):
             channels = hidden_runs(c.hidden_channels, [c.dim] * len(samples))
         return moments, channels
 
-    def _vectors(self, x: Tensor, moments: Tensor | None, channels: Tensor | None, frames: Sequence[int]) -> Tensor:
+    def _vectors(self, x: Tensor, frames: Sequence[int], moments: Tensor | None, channels: Tensor | None) -> Tensor:
         """(B, samples) with hidden moments (B, at least T) and channels (B, C) -> (B, T, C), of which `frames` of each
-        row are real, or all."""
+        row are real, or all where none are said."""
         c = self.config
         x = x[:, None]
         for i, conv in enumerate(self.convs):
