@@ -14,7 +14,7 @@ from regard.adapt.quantize import layers, put
 from regard.adapt.quantized import KINDS, Quantized
 from regard.checkpoint.find import Folder
 from regard.checkpoint.load import describe
-from regard.checkpoint.memory import give_back
+from regard.checkpoint.memory import give_back, on_meta
 from regard.checkpoint.read import Weights, finite, open_weights
 from regard.models.base import Raw
 from regard.models.model import Model, build_model
@@ -57,7 +57,7 @@ def load_quantized(folder: Folder, raw: dict[str, Any], head: str | None, device
     kind, saved = head_of(family, raw, head, where), head_of(family, raw, None, where)
     if kind not in (saved, "features"):
         raise ValueError(f"head is {head!r}; {folder.path} is quantized with its {saved} head and has no other")
-    with torch.device("meta"):
+    with on_meta():
         model = build_model(family.config(Raw(raw, where), kind))
         _make_room(model, precision, [n for n in names if kind == saved or not n.startswith("head.")], where)
     with open_weights(folder) as weights:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.checkpoint.find import Folder, find
-from regard.checkpoint.memory import check_fits
+from regard.checkpoint.memory import check_fits, on_meta
 from regard.checkpoint.read import Weights, finite, open_weights
 from regard.checkpoint.rules import Pending, Table
 from regard.memory import settled
@@ -58,7 +58,7 @@ def load(
         return load_quantized(folder, raw, head, target)
     family = family_of(raw, where)
     kind = head_of(family, raw, head, where)
-    with torch.device("meta"):
+    with on_meta():
         model = build_model(family.config(Raw(raw, where), kind))
     with open_weights(folder) as weights:
         fill(model, family, raw, kind, weights, _dtype(dtype, target), target, new_head=new_head and head is not None)
@@ -75,7 +75,7 @@ def from_config(raw: dict[str, Any], *, head: str | None = None, seed: int | Non
     kind = head_of(family, raw, head)
     config = family.config(Raw(raw), kind)
     if torch.get_default_device().type == "cpu":
-        with torch.device("meta"):
+        with on_meta():
             check_fits(build_model(config), torch.get_default_dtype().itemsize)
     model = build_model(config, seed=seed)
     model.raw, model.architecture = dict(raw), family.architecture_for(kind, named(raw))
@@ -94,7 +94,7 @@ def describe(model: Model, family: Family, kind: HeadKind, raw: dict[str, Any], 
 
 def twin(model: Model, weights: Mapping[str, torch.Tensor]) -> Model:
     """A model of the same config and origin with these parameters, by name; for saving what lies elsewhere."""
-    with torch.device("meta"):
+    with on_meta():
         copy = build_model(model.config)
     for name, value in weights.items():
         place, _, last = name.rpartition(".")

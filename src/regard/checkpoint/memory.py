@@ -1,15 +1,39 @@
-"""How much memory there is, to refuse what cannot fit before anything is allocated; and giving mapped memory back."""
+"""How much memory there is, to refuse what cannot fit before anything is allocated; models that take none; and giving
+mapped memory back."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out draws of weights. On `meta` they have no effect, but torch imports its compiler to trace them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        return (args[0] if args else given["tensor"]) if func in _DRAWS else func(*args, **given)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Modules made inside have shapes and no memory."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def check_fits(model: nn.Module, itemsize: int = 4) -> None:
