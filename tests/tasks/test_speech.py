@@ -237,6 +237,8 @@ def test_windows_are_cut_at_pairs_of_times() -> None:
     assert [(s.start, s.end) for s in parts] == [(100, 101), (101, 102)] and heard == 2
     parts, heard = cut([15, 1, 17, 18, 3])  # what follows the last pair is heard again
     assert [(s.start, s.end) for s in parts] == [(100, 101)] and heard == 1
+    parts, _ = segments([15, 1, 17, 18, 3], MARKS, offset=100.0, seconds=8.0, last=True)  # or not
+    assert [(s.start, s.end, s.tokens) for s in parts] == [(100, 101, [15, 1, 17]), (101.5, 108, [18, 3])]
     assert [(s.start, s.end) for s in cut([15, 1, 2])[0]] == [(100, 108)]
     assert [(s.start, s.end) for s in cut([15, 1, 18])[0]] == [(100, 101.5)]
 

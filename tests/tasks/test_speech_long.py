@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import regard
 from regard.preprocess.audio_read import duration, read
-from regard.tasks.chunks import join
+from regard.preprocess.audio_stream import BLOCK_SECONDS, Recording, last_pause
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -47,7 +48,7 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"chunk_length_s": 30, "batch_size": 4}], ids=["seeking", "windows"])
+@pytest.mark.parametrize("options", [{"chunk_length_s": 0}, {}], ids=["seeking", "windows"])
 def test_memory_is_flat_and_words_stay(data: Data, tmp_path: Path, options: dict[str, Any]) -> None:
     jiwer = pytest.importorskip("jiwer")
     folder = data("checkpoints/whisper-tiny.en")
@@ -67,12 +68,70 @@ def test_memory_is_flat_and_words_stay(data: Data, tmp_path: Path, options: dict
     assert found[1]["peak"] - found[0]["peak"] < 60
 
 
-def test_windows_are_joined_where_they_agree() -> None:
-    assert join([1, 2, 3, 4, 5, 9], [3, 4, 5, 6, 7]) == ([1, 2, 3, 4], [5, 6, 7])
-    assert join([1, 2, 3, 4, 5, 9], [8, 4, 5, 6, 7]) == ([1, 2, 3, 4], [5, 6, 7])  # neither knows the other's end
-    assert join([1, 2], [3, 4]) == ([1, 2], [3, 4]) and join([1, 2], [2, 3]) == ([1, 2], [2, 3])
-    assert join([], [1, 2]) == ([], [1, 2]) and join([1, 2], []) == ([1, 2], [])
-    assert join([1, 2, 3], [1, 2, 3]) == ([1], [2, 3])
+RATE = 16000
+
+
+def speech(pattern: str, noise: float = 0.0, seed: int = 0) -> np.ndarray:
+    """A quarter of a second for each letter: loud ("x") or silent (" "), over noise."""
+    rng = np.random.default_rng(seed)
+    loud = np.repeat([letter == "x" for letter in pattern], RATE // 4)
+    return (0.3 * loud * rng.standard_normal(len(loud)) + noise * rng.standard_normal(len(loud))).astype(np.float32)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.003, 0.03])
+@pytest.mark.parametrize(
+    ("pattern", "where"),
+    [
+        ("x" * 32 + "  xx  xx", (8.0, 9.5, 0.25)),  # of two pauses the last, in its middle
+        ("xx  " * 5 + "x" * 16 + "  " + "xx", (9.0, 9.5, 0.25)),  # earlier ones do not count
+        ("x" * 38 + "  ", (9.5, 10.0, 0.25)),  # it goes on to the end
+    ],
+)
+def test_the_last_pause_is_found(pattern: str, where: tuple[float, float, float], noise: float) -> None:
+    sound = speech(pattern, noise)
+    last = pattern.rstrip("x").rstrip(" ")
+    start, end = len(last) / 4, len(pattern.rstrip("x")) / 4
+    assert start <= last_pause(sound, RATE) / RATE <= end
+    assert start >= where[0]
+    assert last_pause(sound + np.float32(0.4), RATE) == last_pause(sound, RATE)  # a recorder's offset is no sound
+
+
+def test_without_a_pause_the_cut_is_where_it_is_quietest() -> None:
+    sound = speech("x" * 40)
+    sound[9 * RATE : 9 * RATE + RATE // 4] *= 0.7
+    assert abs(last_pause(sound, RATE) / RATE - 9.125) < 0.06
+    assert last_pause(np.zeros(10 * RATE, np.float32), RATE) > 7.5 * RATE
+    assert last_pause(np.zeros(100, np.float32), RATE) == 100
+
+
+@pytest.mark.parametrize("seconds", [2.2 * BLOCK_SECONDS, 29.0, 1.0])
+def test_windows_are_the_whole_recording_and_none_is_too_long(tmp_path: Path, seconds: float) -> None:
+    sound = speech("xxxxx x  xxx" * 100, 0.01)[: round(seconds * RATE)]
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    for item in (sound, tmp_path / "a.wav"):
+        windows = list(Recording.of(item, RATE).cut(29 * RATE))
+        np.testing.assert_array_equal(np.concatenate(windows), sound)
+        assert all(0 < len(window) <= 29 * RATE for window in windows)
+        assert all(not window[-800:].std() > 0.02 for window in windows[:-1])  # no word is cut
+
+
+def test_times_of_a_long_recording_are_those_of_its_clips(data: Data) -> None:
+    folder = data("checkpoints/whisper-tiny.en")
+    clips = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["clips"][:12]
+    parts = [np.pad(read(data(c["file"]), sampling_rate=RATE)[0], (0, RATE)) for c in clips]
+    starts = np.cumsum([0, *map(len, parts[:-1])]) / RATE
+    pipe, sound = regard.pipeline("automatic-speech-recognition", folder, dtype="float32"), np.concatenate(parts)
+    assert len(sound) > 45 * RATE
+    found = pipe(sound, return_timestamps=True)
+    assert found["text"] == "".join(chunk["text"] for chunk in found["chunks"]) == pipe(sound)["text"]
+    said = [chunk["timestamp"][0] for chunk in found["chunks"]]
+    assert said == sorted(said)
+    later = [at for at in said if at > 28]  # in the second window, whose offset is added
+    assert later and all(np.abs(starts - at).min() < 1.0 for at in later)
+    words = pipe(sound, return_timestamps="word")["chunks"]
+    assert "".join(word["text"] for word in words) == found["text"]
+    first = [next(w["timestamp"][0] for w in words if w["timestamp"][1] > start + 0.3) for start in starts]
+    assert np.median(np.abs(np.array(first) - starts)) < 0.5
 
 
 def test_a_file_says_how_long_it_is(tmp_path: Path) -> None:

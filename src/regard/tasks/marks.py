@@ -131,7 +131,6 @@ class Timely:
         lowest = torch.where(opens, latest, latest + 1)
         times = torch.arange(begin, scores.shape[1], device=scores.device)
         scores[:, begin:].masked_fill_(times < lowest[:, None], never)
-        logs = scores.log_softmax(-1)
-        wins = logs[:, begin:].logsumexp(-1) > logs[:, :begin].amax(-1)
+        wins = scores[:, begin:].logsumexp(-1) > scores[:, :begin].amax(-1)
         scores[:, :begin].masked_fill_(wins[:, None], never)
         return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from regard.generation.config import GenerationConfig
 from regard.models.model import EncoderDecoder, SingleTower
 from regard.preprocess.audio_stream import MelFrames, Recording
 from regard.preprocess.ctc import CTCTokenizer
-from regard.tasks import chunks, ctc, subtitles
+from regard.tasks import ctc, subtitles, windows
 from regard.tasks.base import Piece
 from regard.tasks.marks import Marks, read_marks
 from regard.tasks.media import MediaOptions
@@ -37,15 +37,16 @@ class SpeechOptions(MediaOptions):
     For models that write: `language`, `task` ("translate" into English), `prompt` (words that come before), and as in
     `regard.tasks.transcribe.Manner` `temperature` (one or several), the thresholds and `condition_on_prev_tokens`; all
     options of `generate` too, also within `generate_kwargs`.
-    `chunk_length_s` cuts recordings into windows of so many seconds, of which `stride_length_s` on both sides (or left
-    and right) overlap, `batch_size` at a time (`regard.tasks.chunks` says how that differs from the reference). With 0
-    models that write seek through a recording, in order; models of moments hear up to a minute at once, else windows of
-    30. `num_beams`: for these, of prefix beam search.
+    What is longer than they hear at once is cut at pauses into windows of at most `chunk_length_s` seconds, so that
+    nothing overlaps, `batch_size` of them together. With 0, or with `condition_on_prev_tokens`, it is heard in order,
+    each window from where the last was understood to, as in the reference.
+    For models of moments: `num_beams` of prefix beam search; `chunk_length_s` seconds of a window, `stride_length_s` of
+    which on both sides (or left and right) overlap; without, up to a minute at once, else windows of 30 seconds.
     """
 
     return_timestamps: bool | Literal["word", "char"] = False
     return_language: bool = False
-    chunk_length_s: float = 0
+    chunk_length_s: float | None = None
     stride_length_s: float | tuple[float, float] | None = None
     language: str | None = None
     task: str | None = None
@@ -60,7 +61,7 @@ class SpeechOptions(MediaOptions):
 
     def check(self) -> None:
         super().check()
-        self.require(self.chunk_length_s >= 0, "chunk_length_s", "seconds, 0 or more")
+        self.require((self.chunk_length_s or 0) >= 0, "chunk_length_s", "seconds, 0 or more")
         left, right = self.stride
         ok = left >= 0 and right >= 0 and (not self.chunk_length_s or left + right < self.chunk_length_s)
         self.require(ok, "stride_length_s", "seconds, 0 or more, together less than chunk_length_s")
@@ -68,7 +69,7 @@ class SpeechOptions(MediaOptions):
     @property
     def stride(self) -> tuple[float, float]:
         """Seconds of a window that overlap, left and right; a sixth each where nothing is said."""
-        found = self.chunk_length_s / 6 if self.stride_length_s is None else self.stride_length_s
+        found = (self.chunk_length_s or 0) / 6 if self.stride_length_s is None else self.stride_length_s
         return found if isinstance(found, tuple) else (found, found)
 
 
@@ -124,19 +125,17 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
         else:
             if options.return_timestamps == "char":
                 raise ValueError("return_timestamps is 'char'; allowed for this model: True, 'word'")
-            if options.chunk_length_s:
-                self._check_windows(options)
+            self._check_windows(options)
             self.manner(options)
         return options
 
     def _check_windows(self, options: SpeechOptions) -> None:
-        """Refuse what a model that writes cannot do in windows that overlap."""
+        """Refuse what a model that writes cannot do with long recordings."""
         window, asked = self.feature_extractor.settings["chunk_length"], options.chunk_length_s
-        if asked > window:
+        if asked and asked > window:
             raise ValueError(f"chunk_length_s is {asked:g}; allowed for this model: at most {window}, or 0 to seek")
-        for name in ("return_timestamps", "condition_on_prev_tokens"):
-            if getattr(options, name):
-                raise ValueError(f"{name} is {getattr(options, name)!r} with chunk_length_s; leave one of them out")
+        if asked and options.condition_on_prev_tokens:
+            raise ValueError("condition_on_prev_tokens is True with chunk_length_s; leave one of them out")
 
     def manner(self, options: SpeechOptions) -> Manner:
         """The options as a model that writes takes them, checked."""
@@ -165,9 +164,16 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
     def pieces(self, item: Any, options: SpeechOptions) -> list[Piece]:
         recording = self.recording(item, options)
         note: Any = recording
-        if self.transcriber is not None and not options.chunk_length_s:
+        if self.transcriber is not None and not self._cuts(recording, options):
             note = MelFrames(recording, self.feature_extractor)
         return [Piece(size=weight(recording), note=note)]
+
+    def _cuts(self, recording: Recording, options: SpeechOptions) -> bool:
+        """Whether a model that writes hears this recording in windows that are cut at pauses."""
+        if options.chunk_length_s == 0 or options.condition_on_prev_tokens:
+            return False
+        most = windows.longest(self.feature_extractor, options.chunk_length_s)
+        return recording.seconds is None or recording.seconds > most
 
     def watched(self, pieces: Sequence[Piece], options: SpeechOptions, meter: Meter) -> list[Any]:
         recordings = [getattr(piece.note, "recording", piece.note) for piece in pieces]
@@ -180,22 +186,8 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
             meter.partly(len(pieces) * min(1.0, done / total), f"{clock(min(done, total))} of {clock(total)}")
 
         rows = options.batch_size or ROWS
-        if self.transcriber is not None and options.chunk_length_s:
-            return [
-                chunks.transcribe(
-                    self.transcriber,
-                    recording,
-                    self.feature_extractor,
-                    self.manner(options),
-                    seconds=options.chunk_length_s,
-                    stride=options.stride,
-                    rows=rows,
-                    progress=progress,
-                )
-                for recording in recordings
-            ]
         if self.transcriber is not None:
-            return self.transcriber([piece.note for piece in pieces], self.manner(options), progress)
+            return self._transcribe([piece.note for piece in pieces], options, rows, progress)
         assert isinstance(self.model, SingleTower)
         beams = int((options.generate or {}).get("num_beams") or 1)
         keep = (lambda logs: logs.argmax(-1)) if beams == 1 else (lambda logs: logs)
@@ -209,6 +201,24 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
             rows=rows,
             progress=progress,
         )
+
+    def _transcribe(
+        self,
+        notes: Sequence[Recording | MelFrames],
+        options: SpeechOptions,
+        rows: int,
+        progress: Callable[[float], None],
+    ) -> list[list[Segment]]:
+        """The segments of each: of clips and of what is heard in order together, of what is cut together."""
+        assert self.transcriber is not None
+        manner, ears = self.manner(options), self.feature_extractor
+        clips = [note for note in notes if isinstance(note, MelFrames)]
+        found = dict(zip(map(id, clips), self.transcriber(clips, manner, progress), strict=True))
+        cut = [note for note in notes if isinstance(note, Recording)]
+        seconds = windows.longest(ears, options.chunk_length_s)
+        parts = windows.transcribe(self.transcriber, cut, ears, manner, seconds=seconds, rows=rows, progress=progress)
+        found |= zip(map(id, cut), parts, strict=True)
+        return [found[id(note)] for note in notes]
 
     def finish(
         self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Any], options: SpeechOptions
@@ -270,5 +280,5 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
 def _cut(recording: Recording, options: SpeechOptions) -> tuple[float, tuple[float, float]]:
     """Seconds of windows and what of them overlaps."""
     if options.chunk_length_s or (recording.seconds is not None and recording.seconds <= LONG_SECONDS):
-        return options.chunk_length_s, options.stride
+        return options.chunk_length_s or 0, options.stride
     return LONG_SECONDS / 2, (LONG_SECONDS / 12, LONG_SECONDS / 12)

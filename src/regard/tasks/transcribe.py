@@ -1,5 +1,6 @@
-"""Long recordings with a model that hears one window and writes (2212.04356, 4.5): each window begins where the last
-was understood to, what was written before may be its context, and what looks like a failure is written again."""
+"""Sound through a model that hears one window and writes (2212.04356): clips, and long recordings in order (4.5), where
+each window begins where the last was understood to and what was written before may be its context. What looks like a
+failure is written again."""
 
 from __future__ import annotations
 
@@ -54,15 +55,29 @@ class Manner(Config):
         )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Listening:
-    """One recording on its way: the next frame to hear, and what was written so far."""
+    """One recording on its way: what was written so far, and whether the last of it may be context for the next."""
 
-    frames: MelFrames
-    seek: int = 0
     language: str | None = None
     said: list[Segment] = field(default_factory=list)
     trusted: bool = True
+
+    def add(self, written: Written, marks: Marks, *, offset: float, seconds: float, last: bool = False) -> float:
+        """Take what was written about a window; gives how many of its seconds were understood, as `segments` says."""
+        parts, heard = segments(written.tokens, marks, offset=offset, seconds=seconds, ends=written.ends, last=last)
+        for part in parts:
+            part.language, part.end = self.language, min(part.end, offset + seconds)
+        self.said += parts
+        return heard
+
+
+@dataclass(kw_only=True)
+class Seeking(Listening):
+    """One that is heard in order: `seek` is the next frame."""
+
+    frames: MelFrames
+    seek: int = 0
 
     @property
     def left(self) -> int:
@@ -72,11 +87,14 @@ class Listening:
 
 @dataclass
 class Written:
-    """One window's tokens, without the last one that ends them, and what is thought of them."""
+    """One window's tokens, without the last one that ends them, what is thought of them, and the seconds at which they
+    end, where those were asked for."""
 
     tokens: list[int]
     logprob: float = 0.0
     temperature: float = 0.0
+    silent: bool = False
+    ends: list[float] = field(default_factory=list)
 
 
 class Transcriber:
@@ -101,7 +119,7 @@ class Transcriber:
     ) -> list[list[Segment]]:
         """The segments of each recording. `progress` is called with seconds that are done. Longer recordings are timed,
         since times tell where to go on."""
-        rows = [Listening(frames, language=manner.language) for frames in clips]
+        rows = [Seeking(frames=frames, language=manner.language) for frames in clips]
         while active := [row for row in rows if row.seek < row.frames.total]:
             timed = manner.timed or manner.aligned
             for part in (
@@ -116,60 +134,54 @@ class Transcriber:
                         progress(steps * part[0].frames.hop / part[0].frames.recording.rate)
         return [row.said for row in rows]
 
-    def _hear(self, rows: list[Listening], manner: Manner, *, timed: bool) -> None:
-        """One window of each."""
-        memory = self._read([row.frames.read(row.seek) for row in rows])
-        unknown = [i for i, row in enumerate(rows) if row.language is None]
-        for i, code in zip(unknown, self._detect(unknown, memory), strict=True):
+    def _hear(self, rows: list[Seeking], manner: Manner, *, timed: bool) -> None:
+        """One window of each, and where to go on."""
+        windows, left = [row.frames.read(row.seek) for row in rows], [row.left for row in rows]
+        found = self.listen(rows, windows, left, manner, timed=timed)
+        for row, written in zip(rows, found, strict=True):
+            if written.silent:
+                row.seek += row.left
+                continue
+            frame = row.frames.hop / row.frames.recording.rate
+            heard = row.add(written, self.marks, offset=row.seek * frame, seconds=row.left * frame)
+            step = min(row.left, round(heard / frame))
+            row.seek += step if timed and step > 0 else row.left  # nothing understood: never stand still
+
+    def listen(
+        self,
+        rows: Sequence[Listening],
+        windows: Sequence[Tensor],
+        frames: Sequence[int],
+        manner: Manner,
+        *,
+        timed: bool,
+    ) -> list[Written]:
+        """What is said in windows (mels, T), the first `frames` of which are sound; `rows` says whose each is.
+
+        `timed` lets the model write times. The first window of a recording decides on its language.
+        """
+        memory = self._read(windows)
+        unknown = {id(row): i for i, row in reversed(list(enumerate(rows))) if row.language is None}
+        for i, code in zip(unknown.values(), self._detect(list(unknown.values()), memory), strict=True):
             rows[i].language = code
         job = self.marks.job(manner.job)
         prefixes = [[*self._context(row, manner), *self.marks.prefix(row.language, job, timed=timed)] for row in rows]
         silence = self._silence(prefixes, memory) if manner.no_speech_threshold is not None else [0.0] * len(rows)
         found = self._write(prefixes, memory, silence, manner, timed=timed)
         for i, (row, written) in enumerate(zip(rows, found, strict=True)):
-            row.trusted = written.temperature < COLD
-            if self._silent(written, silence[i], manner):
-                row.seek += row.left
-                continue
-            frame = row.frames.hop / row.frames.recording.rate
-            offset, seconds = row.seek * frame, row.left * frame
-            ends: list[float] = []
-            if manner.aligned:
-                ends = token_ends(
+            row.trusted, written.silent = written.temperature < COLD, self._silent(written, silence[i], manner)
+            if manner.aligned and not written.silent:
+                written.ends = token_ends(
                     self.model,
                     memory.select(torch.tensor([i])),
                     prefixes[i],
                     written.tokens,
                     heads=self.heads,  # type: ignore[arg-type]
-                    moments=max(1, row.left // 2),
+                    moments=max(1, frames[i] // 2),
                     precision=self.marks.precision,
                     smooth=self.smooth,
                 )
-            parts, heard = segments(written.tokens, self.marks, offset=offset, seconds=seconds, ends=ends)
-            for part in parts:
-                part.language, part.end = row.language, min(part.end, row.frames.total * frame)
-            row.said += parts
-            step = min(row.left, round(heard / frame))
-            row.seek += step if timed and step > 0 else row.left  # nothing understood: never stand still
-
-    def heard(self, features: Tensor, language: str | None, manner: Manner) -> tuple[list[list[int]], str | None]:
-        """What is said in windows (B, mels, frames) of one recording, without times, and its language.
-
-        Times are written all the same, and left out: a model that does without ends many windows too early.
-        """
-        memory = self._read(features.unbind())
-        language = language or self._detect([0], memory)[0]
-        prefix = self.marks.prefix(language, self.marks.job(manner.job), timed=True)
-        if manner.context and self.marks.previous is not None:
-            prefix = [self.marks.previous, *manner.context[-(self.room // 2 - 1) :], *prefix]
-        prefixes = [prefix for _ in features]
-        silence = self._silence(prefixes, memory) if manner.no_speech_threshold is not None else [0.0] * len(prefixes)
-        found = self._write(prefixes, memory, silence, manner, timed=True)
-        texts: list[list[int]] = []
-        for written, hush in zip(found, silence, strict=True):
-            tokens = [] if self._silent(written, hush, manner) else written.tokens
-            texts.append([token for token in tokens if token < self.marks.begin])
-        return texts, language
+        return found
 
     def _read(self, windows: Sequence[Tensor]) -> Memory:
         """What the encoder makes of windows (mels, frames)."""

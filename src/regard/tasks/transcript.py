@@ -39,11 +39,12 @@ class Segment:
 
 
 def segments(
-    tokens: list[int], marks: Marks, *, offset: float, seconds: float, ends: Sequence[float] = ()
+    tokens: list[int], marks: Marks, *, offset: float, seconds: float, ends: Sequence[float] = (), last: bool = False
 ) -> tuple[list[Segment], float]:
     """Cut what was written about one window of `seconds` at pairs of times; gives also how far it was understood.
 
-    After the last pair the window was cut in the middle of something, which the next window hears again.
+    What stands after the last pair was cut in the middle, and the next window hears it again, unless this is the
+    `last` to hear it.
     """
     timed = [token >= marks.begin for token in tokens]
     cuts = [i for i in range(1, len(tokens)) if timed[i - 1] and timed[i]]
@@ -59,11 +60,12 @@ def segments(
         end = at(said[-1]) if known else offset + seconds
         return [Segment(offset, end, tokens, [offset + t for t in times])], seconds
     found: list[Segment] = []
-    bounds = [0, *cuts, *([len(tokens)] if whole else [])]
-    for first, last in itertools.pairwise(bounds):
-        part = tokens[first:last]
-        if last > first:
-            found.append(Segment(at(part[0]), at(part[-1]), part, [offset + t for t in times[first:last]]))
+    bounds = [0, *cuts, *([len(tokens)] if whole or last else [])]
+    for i, j in itertools.pairwise(bounds):
+        part = tokens[i:j]
+        if part:
+            end = at(part[-1]) if timed[j - 1] else offset + seconds
+            found.append(Segment(at(part[0]), end, part, [offset + t for t in times[i:j]]))
     return found, seconds if whole else at(tokens[cuts[-1] - 1]) - offset
 
 
