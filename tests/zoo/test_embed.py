@@ -106,7 +106,7 @@ def test_a_run_beside_it_that_began_from_another_says_so(made: dict[str, Any], t
     start, end = RECIPE.index("tokenizer"), RECIPE.index("[data]")
     first, second = (f"{folder}/{name}/best" for name in ("run", "other"))
     recipe.write_text(f'{RECIPE[:start]}model = "{first}"\n{RECIPE[end:]}'.replace("steps = 30", "steps = 3"))
-    verb.run(read_recipe(recipe), tmp_path / "run", {})
+    verb.run(read_recipe(recipe, ["save_every=2"]), tmp_path / "run", {})  # which is the same run
     south = 'data.test={column = "place", values = ["south"]}'
     verb.run(read_recipe(recipe, [south, f"model={second}"]), tmp_path / "new", {})
     verb.run(read_recipe(recipe, [south]), tmp_path / "same", {})

@@ -38,6 +38,8 @@ NEEDED = ("title", "tasks", "example", "data", "source", "licence", "weights_lic
 """What [about] of a recipe must say for a card."""
 _FREE = ("model", "output", "about")
 """Parts of a recipe in which a run may differ from it: where things lie, and what is said of them."""
+_BESIDE = ("save_every", "log_every")
+"""Options of [train] in which it may, as they change nothing that is learnt."""
 
 
 def embed(
@@ -144,9 +146,10 @@ def _changes(run: Path, recipe: Path) -> list[str]:
     for table in sorted({*asked, *had} - set(_FREE)):
         old, new = asked.get(table), had.get(table)
         if isinstance(old, dict) and isinstance(new, dict):
-            names = [name for name in new if new[name] != old.get(name)]
+            same = _BESIDE if table == "train" else ()
+            names = [name for name in new if new[name] != old.get(name) and name not in same]
             found += [f"{table}.{name}={toml_value(new[name])}" for name in names]
-            found += [f"{table}.{name}=none" for name in old if name not in new]
+            found += [f"{table}.{name}=none" for name in old if name not in new and name not in same]
         elif old != new:
             found.append(f"{table}={toml_value(new)}")
     if isinstance(asked.get("model"), dict) and asked["model"] != had.get("model"):
