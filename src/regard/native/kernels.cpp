@@ -2,8 +2,8 @@
 //
 // With few rows the time goes into reading the weights once from memory; everything else is arranged so that it hides
 // behind that. Weights are fp32 or bf16 as torch stores them, (out, in) row by row, or packed copies of int8 and int4:
-//   int8  [out / 64][in / 4][64][4] bytes, weight + 128; one scale per output in `Linear::scale`
-//   int4  [out / 64][in / 32] blocks of 64 half-precision scales and [4][64][4] bytes, weight + 8 in each half byte:
+//   int8  [out / 32][in / 4][32][4] bytes, weight + 128; one scale per output in `Linear::scale`
+//   int4  [out / 32][in / 32] blocks of 32 half-precision scales and [4][32][4] bytes, weight + 8 in each half byte:
 //         byte [j][n][i] holds input 4 * j + i of output n in its low half, input 16 + 4 * j + i in its high half
 // where `out` and `in` are rounded up to 64. Inputs of packed weights are quantized on the way, one scale for each group
 // of 64 (int8) or 32 (int4). Sums within a group are exact; groups are added in float.
@@ -195,7 +195,7 @@ API int rg_pack8(const int8_t* weight, int64_t out, int64_t in, uint8_t* packed,
 }
 
 // int4 weights in two's complement, input 2i in the low half of byte i, (out, in / 2), and half-precision scales
-// (out, in / 32), to the packed layout above: padded(out) / 64 * padded(in) / 32 blocks of 1152 bytes.
+// (out, in / 32), to the packed layout above: padded(out) / 32 * padded(in) / 32 blocks of 576 bytes.
 API int rg_pack4(const uint8_t* weight, const uint16_t* scales, int64_t out, int64_t in, uint8_t* packed, int64_t threads) {
   if (!weight || !scales || !packed) return NULL_POINTER;
   if (out <= 0 || in <= 0 || in % 32 || out > MAX_WIDTH || in > MAX_WIDTH || threads < 1) return BAD_SIZE;

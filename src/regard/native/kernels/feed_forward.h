@@ -1,10 +1,10 @@
 // The residual stream, and feed-forward branches.
 
-static bool plain(const Branch& b) { return b.within.kind == NO_NORM && b.after.kind == NO_NORM && b.scale == nullptr; }
+static bool bare(const Branch& b) { return b.within.kind == NO_NORM && b.after.kind == NO_NORM && b.scale == nullptr; }
 
 // The last linear of a branch, and what comes after it: straight into the stream where nothing does.
 static void leave(Share share, const Branch& b, const Linear& l, const Input& in, int64_t rows, float* y, float* out) {
-  if (plain(b)) return linears(share, {Work{l, {out, b.dim, true}}}, in);
+  if (bare(b)) return linears(share, {Work{l, {out, b.dim, true}}}, in);
   linears(share, {Work{l, {y, b.dim, false}}}, in);
 #pragma omp barrier
   int64_t first, last;

@@ -32,54 +32,77 @@ INLINE I word(const int8_t* q) {
   return I{} + four;
 }
 
-// Vectors of outputs at a time, so that sums stay in registers; a whole block where they fit, so that it is read in order.
-template <int M> constexpr int across() { return LEVEL == 2 || M <= 2 ? 4 : 2; }
+constexpr int64_t BESIDE = 64;  // rows whose sums for 32 outputs stay in the nearest cache
+
+// Vectors of outputs at a time, so that sums stay in registers; a whole block with AVX-512, so that it is read in order.
+template <int M> constexpr int across() { return LEVEL < 2 && M <= 2 ? 4 : 2; }
 
 INLINE F halves(const uint8_t* p) {  // half-precision numbers: the exponent's start is moved by a product
   const I bits = __builtin_convertvector(get<U16>(p), I);
   return (F)((bits & 0x8000) << 16 | (bits & 0x7fff) << 13) * 0x1p112f;
 }
 
-template <int M, int KIND> static void packed_block(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n) {
-  constexpr int NB = across<M>(), ZERO = KIND == INT8 ? 128 : 8, SCALES = KIND == INT8 ? 0 : 128, GROUP = KIND == INT8 ? 64 : 32;
-  constexpr int64_t SIZE = KIND == INT8 ? 64 * 64 : 1152;  // of a group in a block
-  for (int v0 = 0; v0 < 64 / L; v0 += NB) {
-    const uint8_t* block = static_cast<const uint8_t*>(l.weight) + n / 64 * in.groups * SIZE;
-    const int8_t* q = static_cast<const int8_t*>(in.tiles) + row * in.width;
-    const float* scales = in.scales + row * in.groups;
-    const int32_t* sums = in.sums + row * in.groups;
-    F total[M][NB] = {};
-    for (int64_t g = 0; g < in.groups; g++, block += SIZE, q += M * GROUP, scales += M, sums += M) {
-      const uint8_t* w = block + SCALES + v0 * 4 * L;
-      I c[M][NB];
-      for (int m = 0; m < M; m++)
-        for (int v = 0; v < NB; v++) c[m][v] = start<ZERO>(sums[m]);
-      for (int j = 0; j < GROUP / (KIND == INT8 ? 4 : 8); j++, w += 256) {
-        I low[NB], high[NB];
-        for (int v = 0; v < NB; v++) {
-          low[v] = get<I>(w + v * 4 * L);
-          if constexpr (KIND == INT4) high[v] = (low[v] >> 4) & 0x0f0f0f0f, low[v] &= 0x0f0f0f0f;
-        }
-        for (int m = 0; m < M; m++) {
-          const I x = word(q + (j * M + m) * 4);
-          for (int v = 0; v < NB; v++) c[m][v] = dot<ZERO>(c[m][v], low[v], x);
-          if constexpr (KIND == INT4) {
-            const I y = word(q + ((j + 4) * M + m) * 4);
-            for (int v = 0; v < NB; v++) c[m][v] = dot<ZERO>(c[m][v], high[v], y);
-          }
-        }
-      }
+// A group of inputs of a tile against 32 outputs, added to total (M, 32). Put into its caller, it was a fifth slower.
+template <int M, int KIND>
+__attribute__((noinline)) static void add_group(const uint8_t* block, const int8_t* q, const float* scales, const int32_t* sums, float* total) {
+  constexpr int NB = across<M>(), ZERO = KIND == INT8 ? 128 : 8, SCALES = KIND == INT8 ? 0 : 64, STEPS = KIND == INT8 ? 16 : 4;
+  for (int v0 = 0; v0 < 32 / L; v0 += NB) {
+    const uint8_t* w = block + SCALES + v0 * 4 * L;
+    I c[M][NB];
+    for (int m = 0; m < M; m++)
+      for (int v = 0; v < NB; v++) c[m][v] = start<ZERO>(sums[m]);
+    for (int j = 0; j < STEPS; j++, w += 128) {
+      I low[NB], high[NB];
       for (int v = 0; v < NB; v++) {
-        F rate = all(1);
-        if constexpr (KIND == INT4) rate = halves(block + (v0 + v) * 2 * L);
-        for (int m = 0; m < M; m++)
-          total[m][v] += __builtin_convertvector(c[m][v], F) * (KIND == INT8 ? all(scales[m]) : rate * scales[m]);
+        low[v] = get<I>(w + v * 4 * L);
+        if constexpr (KIND == INT4) high[v] = (low[v] >> 4) & 0x0f0f0f0f, low[v] &= 0x0f0f0f0f;
+      }
+      for (int m = 0; m < M; m++) {
+        const I x = word(q + (j * M + m) * 4);
+        for (int v = 0; v < NB; v++) c[m][v] = dot<ZERO>(c[m][v], low[v], x);
+        if constexpr (KIND == INT4) {
+          const I y = word(q + ((j + 4) * M + m) * 4);
+          for (int v = 0; v < NB; v++) c[m][v] = dot<ZERO>(c[m][v], high[v], y);
+        }
       }
     }
-    for (int m = 0; m < M; m++)
-      for (int v = 0; v < NB; v++) {
-        const int64_t at = n + (v0 + v) * L;
-        finish(l, to, row + m, at, KIND == INT8 ? total[m][v] * load(l.scale + at) : total[m][v]);
+    for (int v = 0; v < NB; v++) {
+      F rate = all(1);
+      if constexpr (KIND == INT4) rate = halves(block + (v0 + v) * 2 * L);
+      for (int m = 0; m < M; m++) {
+        float* at = total + m * 32 + (v0 + v) * L;
+        put(at, load(at) + __builtin_convertvector(c[m][v], F) * (KIND == INT8 ? all(scales[m]) : rate * scales[m]));
+      }
+    }
+  }
+}
+
+template <int KIND, int M = PACKED_TILE>
+INLINE void add_group(const Input& in, int64_t row, int64_t rows, int64_t g, const uint8_t* block, float* total) {
+  if (rows == M) {
+    const int64_t at = row * in.groups + g * M;
+    const int8_t* q = static_cast<const int8_t*>(in.tiles) + row * in.width + g * M * (KIND == INT8 ? 64 : 32);
+    add_group<M, KIND>(block, q, in.scales + at, in.sums + at, total);
+  } else if constexpr (M > 1) {
+    add_group<KIND, M - 1>(in, row, rows, g, block, total);
+  }
+}
+
+// Weights are read once and in order, for one group of inputs of all rows after another.
+template <int KIND>
+static void packed(const Linear& l, const Input& in, int64_t row, int64_t end, const Output& to, int64_t first, int64_t last) {
+  constexpr int64_t SIZE = KIND == INT8 ? 32 * 64 : 576;  // of a group in a block
+  alignas(64) float total[BESIDE * 32];
+  for (int64_t n = first; n < last; n += 32) {
+    const uint8_t* block = static_cast<const uint8_t*>(l.weight) + n / 32 * in.groups * SIZE;
+    std::memset(total, 0, static_cast<size_t>(end - row) * 32 * sizeof(float));
+    for (int64_t g = 0; g < in.groups; g++, block += SIZE)
+      for (int64_t r = row; r < end; r += in.tile)
+        add_group<KIND>(in, r, end - r < in.tile ? end - r : in.tile, g, block, total + (r - row) * 32);
+    for (int64_t r = row; r < end; r++)
+      for (int i = 0; i < 32; i += L) {
+        const F y = load(total + (r - row) * 32 + i);
+        finish(l, to, r, n + i, KIND == INT8 ? y * load(l.scale + n + i) : y);
       }
   }
 }
@@ -150,19 +173,14 @@ template <int M = TILE> static void tile(const Linear& l, const Input& in, int64
     if constexpr (M > 1) tile<M - 1>(l, in, row, to, s);
   } else if (l.kind == FP32) {
     plain_rows<M, FP32>(l, in, row, to, s);
-  } else if (l.kind == BF16) {
-    plain_rows<M, BF16>(l, in, row, to, s);
   } else {
-    for (int64_t n = s.first; n < s.last; n += 64)
-      if (l.kind == INT8) packed_block<M, INT8>(l, in, row, to, n);
-      else packed_block<M, INT4>(l, in, row, to, n);
+    plain_rows<M, BF16>(l, in, row, to, s);
   }
 }
 
-// Outputs first to last of all rows: a slab of weights that stays in the cache is gone through for one tile after another.
-// A single row that stays in the nearest cache beside them reads weights as fast as they come, one line after another.
-static void outputs(const Work& work, const Input& in, int64_t first, int64_t last) {
-  const Linear& l = work.linear;
+// A slab of weights that stays in the cache is gone through for one tile after another. A single row that stays in the
+// nearest cache beside them reads weights as fast as they come, one line after another.
+static void plain(const Linear& l, const Input& in, const Output& to, int64_t first, int64_t last) {
   const int64_t tiles = (in.rows + in.tile - 1) / in.tile, size = bytes(l) / l.out, fits = (int64_t{256} << 10) / (size + 1) / 64 * 64;
   const int64_t slab = tiles == 1 ? last - first : fits < 64 ? 64 : fits, most = together(l.kind);
   const int64_t ask = in.rows == 1 && l.in <= 1024 ? 0 : (most + tiles - 1) / tiles;
@@ -170,8 +188,20 @@ static void outputs(const Work& work, const Input& in, int64_t first, int64_t la
     const int64_t end = n + slab < last ? n + slab : last, after = tiles == 1 ? n + most : end;
     for (int64_t row = 0; row < in.rows; row += in.tile) {
       const int64_t asked = (end - n) * size / tiles * (row / in.tile);
-      tile(l, in, row, work.to, {n, end, static_cast<const char*>(l.weight) + after * size + asked, ask});
+      tile(l, in, row, to, {n, end, static_cast<const char*>(l.weight) + after * size + asked, ask});
     }
+  }
+}
+
+// Outputs first to last of all rows.
+static void outputs(const Work& work, const Input& in, int64_t first, int64_t last) {
+  const Linear& l = work.linear;
+  if (l.kind <= BF16) return plain(l, in, work.to, first, last);
+  const int64_t some = BESIDE / in.tile * in.tile;
+  for (int64_t row = 0; row < in.rows; row += some) {
+    const int64_t end = row + some < in.rows ? row + some : in.rows;
+    if (l.kind == INT8) packed<INT8>(l, in, row, end, work.to, first, last);
+    else packed<INT4>(l, in, row, end, work.to, first, last);
   }
 }
 

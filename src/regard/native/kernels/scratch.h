@@ -12,7 +12,7 @@ constexpr int64_t SLAB = 256;  // outputs of all rows that are looked through wh
 
 constexpr int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
 
-constexpr int64_t TILE = 4;  // rows that are read together: so many sums stay in registers
+constexpr int64_t TILE = 4, PACKED_TILE = 6;  // rows that are read together: so many sums stay in registers
 
 struct Scratch {  // a thread's own, kept between calls
   char* memory = nullptr;
@@ -53,7 +53,7 @@ struct Input {  // rows as a linear wants them: floats, or bytes with a scale an
   static int64_t bytes(int64_t rows, int64_t width) { return rows * padded(width) * 9 + 4 * 64; }
   Input(Scratch& from, int64_t rows_, const Linear& linear)
       : rows(rows_), width(padded(linear.in)), groups(width / (linear.kind == INT4 ? 32 : 64)), kind(linear.kind) {
-    const int64_t count = (rows + TILE - 1) / TILE;
+    const int64_t most = kind >= INT8 ? PACKED_TILE : TILE, count = (rows + most - 1) / most;
     tile = rows == 0 ? 1 : (rows + count - 1) / count;
     x = from.take<float>(rows * width);
     tiles = from.take<float>(rows * width);
