@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -9,14 +10,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 import regard
 from regard.preprocess.audio_read import duration, read
 from regard.preprocess.audio_stream import BLOCK_SECONDS, Recording, last_pause
+from regard.tasks import windows
+from regard.tasks.marks import Marks
+from regard.tasks.transcribe import Manner, Written
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -113,6 +118,41 @@ def test_windows_are_the_whole_recording_and_none_is_too_long(tmp_path: Path, se
         np.testing.assert_array_equal(np.concatenate(windows), sound)
         assert all(0 < len(window) <= 29 * RATE for window in windows)
         assert all(not window[-800:].std() > 0.02 for window in windows[:-1])  # no word is cut
+
+
+class HalfDeaf:
+    """Understands the first ten seconds of any window, and of shorter ones everything."""
+
+    marks = Marks(start=11, end=10, plain=14, precision=0.5)
+
+    def __init__(self) -> None:
+        self.heard: list[float] = []
+
+    def listen(self, rows: Any, windows: Any, frames: list[int], manner: Manner, *, timed: bool) -> list[Written]:
+        self.heard += [count / 100 for count in frames]
+        return [Written([15, 1, 15 + min(20, count // 50)]) for count in frames]
+
+
+class Ears:
+    settings: ClassVar[dict[str, Any]] = {"chunk_length": 30, "hop_length": 160}
+
+    def __call__(self, sounds: list[np.ndarray], **options: Any) -> dict[str, torch.Tensor]:
+        return {"input_features": torch.zeros(len(sounds), 1)}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_what_was_not_understood_is_heard_again_where_it_is_loud(rows: int) -> None:
+    sound = speech("x" * 400)
+    sound[80 * RATE :] *= 0.1
+    model, done = HalfDeaf(), []
+    found = windows.transcribe(  # type: ignore[arg-type]
+        model, [Recording.of(sound, RATE)], Ears(), Manner(timed=True), seconds=29, rows=rows, progress=done.append
+    )
+    assert sum(done) == pytest.approx(100)
+    said = [(part.start, part.end) for part in found[0]]
+    assert said == sorted(said) and max(b - a for a, b in said) <= 10
+    assert all(abs(b - c) < 0.51 for (_, b), (c, _) in itertools.pairwise(said) if c < 75)  # nothing is left out
+    assert sum(model.heard) > 100
 
 
 def test_times_of_a_long_recording_are_those_of_its_clips(data: Data) -> None:
