@@ -6,7 +6,7 @@ import difflib
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import regard.models
@@ -18,12 +18,27 @@ _MACHINERY = {"base", "common", "model", "registry"}
 @functools.cache
 def families() -> dict[str, Family]:
     """All families by name."""
-    found = {}
-    for info in pkgutil.iter_modules(regard.models.__path__):
-        if info.name not in _MACHINERY and not info.name.startswith("_"):  # _x.py: bricks of a family's own
-            family: Family = importlib.import_module(f"regard.models.{info.name}").FAMILY
-            found[family.name] = family
-    return dict(sorted(found.items()))
+    return {family.name: family for family in sorted(map(_family, _files()), key=lambda family: family.name)}
+
+
+@functools.cache
+def _files() -> list[str]:
+    """The names of their modules."""
+    names = [info.name for info in pkgutil.iter_modules(regard.models.__path__)]
+    return [name for name in names if name not in _MACHINERY and name[0] != "_"]  # _x.py: bricks of a family's own
+
+
+def _family(name: str) -> Family:
+    found: Family = importlib.import_module(f"regard.models.{name}").FAMILY
+    return found
+
+
+def _near(kind: Any) -> Iterator[Family]:
+    """All families, the one first whose file has the name of the type: most often the others need no import."""
+    name = kind.replace("-", "_") if isinstance(kind, str) else ""
+    if name in _files():
+        yield _family(name)
+    yield from families().values()
 
 
 def family_of(raw: Mapping[str, Any], where: str = "config.json") -> Family:
@@ -32,7 +47,7 @@ def family_of(raw: Mapping[str, Any], where: str = "config.json") -> Family:
     Raises ValueError listing near names; a checkpoint that wants its own code run is refused by name.
     """
     kind, names = raw.get("model_type"), raw.get("architectures") or []
-    for family in families().values():
+    for family in _near(kind):
         if kind in family.model_types:
             return family
     if kind is None and isinstance(names, list):
