@@ -3,11 +3,12 @@
     REGARD_TEST_DATA=... python -m benchmarks.asr [--threads 1] [--rounds 3] [--minutes 25] [--base] [--write]
 
 Whisper tiny.en, greedy, on the clips of the test data: one at a time, as batches of eight, and put together to one
-recording of so many minutes, heard in windows of 30 seconds, eight together (faster-whisper by its batched pipeline;
-ours overlap by five seconds on each side, as its users get them). `--base` takes random weights of Whisper base's
-shape for the clips, writing 24 tokens each. Rounds alternate; medians are reported, as seconds of sound in a second of
-work, and the word errors of the texts. With one thread it is the processor's time that counts, so that other work on
-the machine does not. faster-whisper lives in .venv-peers (benchmarks/peers.py), in a process of its own.
+recording of so many minutes, eight windows together (ours cut at pauses; faster-whisper's by its batched pipeline,
+which cuts where a model of voice activity says), and the same in order, each window from where the last was understood
+to. `--base` takes random weights of Whisper base's shape for the clips, writing 24 tokens each. Rounds alternate;
+medians are reported, as seconds of sound in a second of work, and the word errors of the texts. With one thread it is
+the processor's time that counts, so that other work on the machine does not. faster-whisper lives in .venv-peers
+(benchmarks/peers.py), in a process of its own.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ HEADING = "Speech recognition"
 DATA = Path(os.environ.get("REGARD_TEST_DATA", report.ROOT.parent / "shared"))
 FOLDER = DATA / "checkpoints/whisper-tiny.en"
 RATE, TOGETHER, NEW = 16000, 8, 24
+LONG = ("long", "in order")
 Way = Callable[[str], tuple[float, list[str]]]
-"""What to hear ("clips", "batches" or "long") -> seconds, and the texts."""
+"""What to hear ("clips", "batches", "long" or "in order") -> seconds, and the texts."""
 
 CONVERTER = """
 from ctranslate2.converters import TransformersConverter
@@ -60,7 +62,11 @@ print("0", flush=True)
 for line in sys.stdin:
     what, texts, start = json.loads(line), [], clock()
     options = dict(beam_size=1, without_timestamps=True, temperature=0.0, max_new_tokens=new, language="en")
-    if what == "long":
+    if what == "in order":
+        options |= dict(without_timestamps=False, condition_on_previous_text=False)
+        parts, _ = model.transcribe(sounds["long"], **options)
+        texts.append("".join(part.text for part in parts))
+    elif what == "long":
         parts, _ = batched.transcribe(sounds["long"], batch_size=int(together), **options)
         texts.append("".join(part.text for part in parts))
     else:
@@ -79,9 +85,9 @@ def ours(folder: Path, sounds: dict[str, np.ndarray], clock: Callable[[], float]
 
     def way(what: str) -> tuple[float, list[str]]:
         start = clock()
-        if what == "long":
+        if what in LONG:
             whole = {"array": sounds["long"], "sampling_rate": RATE}
-            found = [pipe(whole, chunk_length_s=30, batch_size=TOGETHER)]
+            found = [pipe(whole, batch_size=TOGETHER, chunk_length_s=0 if what == "in order" else None)]
         else:
             found = pipe(clips, batch_size=1 if what == "clips" else TOGETHER, **limit)
         return clock() - start, [entry["text"] for entry in found]
@@ -95,7 +101,7 @@ def theirs(folder: Path, sounds: dict[str, np.ndarray], clock: Callable[[], floa
 
     def way(what: str) -> tuple[float, list[str]]:
         start = clock()
-        if what == "long":
+        if what in LONG:
             return 0.0, []
         clips = [clip.copy() for name, clip in sounds.items() if name != "long"]
         found = pipe(clips, batch_size=1 if what == "clips" else TOGETHER, generate_kwargs=options)
@@ -155,8 +161,8 @@ def sounds_of(given: argparse.Namespace) -> tuple[dict[str, np.ndarray], list[st
 
 def table(ways: dict[str, Way], what: str, sounds: dict[str, np.ndarray], meant: list[str], rounds: int) -> str:
     """Medians of alternating rounds, and their ratios to faster-whisper's int8."""
-    long = what == "long"
-    parts = [len(clip) for name, clip in sounds.items() if (name == "long") == long]
+    long = what in LONG
+    parts = [len(clip) for name, clip in sounds.items() if (name == "long") == long]  # samples
     repeats = (
         round(len(sounds["long"]) / sum(len(c) + RATE // 2 for n, c in sounds.items() if n != "long")) if long else 1
     )
@@ -179,7 +185,7 @@ def table(ways: dict[str, Way], what: str, sounds: dict[str, np.ndarray], meant:
         wrong = errors(said[0], truth) if long else sum(errors(s, plain(m)) for s, m in zip(said, meant, strict=True))
         lines.append(f"| {name} | {speed:.1f} | {ratio:.2f} | {wrong} of {len(truth)} |")
     goal = []
-    if "regard int8" in seconds and last == "faster-whisper int8":
+    if "regard int8" in seconds and last == "faster-whisper int8" and what != "in order":
         found = statistics.median(a / b for a, b in zip(seconds[last], seconds["regard int8"], strict=True))
         goal = ["", report.goals([report.Goal(f"{what}, int8 / {last}", 1.3, found)])]
     return "\n".join([*lines, *goal])
@@ -192,6 +198,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=25)
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--only", default="transformers,regard,faster")
+    parser.add_argument("--what", default="clips,batches,long,in order")
     parser.add_argument("--base", action="store_true")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
@@ -214,6 +221,7 @@ def main() -> None:
             "transformers float32": lambda: theirs(model, sounds, counter, new),
             "regard float32": lambda: ours(model, sounds, counter, "fp32", new),
             "regard int8": lambda: ours(model, sounds, counter, "int8", new),
+            "regard int4": lambda: ours(model, sounds, counter, "int4", new),
             "faster-whisper float32": lambda: faster(model, work, "float32", given, clock, new),
             "faster-whisper int8": lambda: faster(model, work, "int8", given, clock, new),
         }
@@ -224,8 +232,10 @@ def main() -> None:
                     ways[name] = make()
                 except peers.Missing as error:
                     print(f"{name} is left out: {error}", flush=True)
-        for what in ("clips", "batches", *(["long"] if "long" in sounds and not given.base else [])):
-            part = table(ways, what, sounds, meant, given.rounds if what != "long" else 1)
+        for what in given.what.split(","):
+            if what in LONG and ("long" not in sounds or given.base):
+                continue
+            part = table(ways, what, sounds, meant, 1 if what in LONG else given.rounds)
             print(f"\n{part}", flush=True)
             text += f"\n\n{part}"
     if given.write:
