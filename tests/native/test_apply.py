@@ -12,6 +12,10 @@ import regard
 from regard import native
 from regard.adapt.quantize import quantize
 from regard.native import build
+from regard.native.passes import Pass
+from regard.native.run import NativeStack, put
+from regard.native.weights import Store
+from regard.nn import KVCache
 from tests.generation.conftest import GPT2, T5, Letters, sharpened
 from tests.native.formula import rounded_model
 
@@ -146,6 +150,57 @@ def test_exchanged_modules_and_weights_are_noticed(gpt2, rows):
     model.double()
     model.generate(rows, **OPTIONS)
     assert len(calls) == 12
+
+
+def test_a_pass_is_kept_while_nothing_moves(gpt2, monkeypatch):
+    """One plan for a text; another one when the cache grows, or rows leave it."""
+    made, real = [], Pass.__init__
+    monkeypatch.setattr(Pass, "__init__", lambda self, *given: (made.append(None), real(self, *given))[1])
+    model = native.apply(gpt2, required=True)
+    ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    free = model.generate(ids, max_new_tokens=12, eos_token_id=None)[:, 3:]
+    assert len(made) == 1
+    rows = free.tolist(), free.flip(0).tolist()
+    own = next(t for row, other in rows for t in row[2:9] if t not in row[:2] + other)
+    model.generate(ids, max_new_tokens=12, eos_token_id=own)  # one row ends early
+    assert len(made) == 3
+    cache = KVCache()
+    with torch.no_grad():
+        for step in range(8):  # room for 1, then 4, then 10
+            model(ids[:, :1] + step, cache=cache)
+    assert len(made) == 5 and len(through(model).passes) == 1
+    del cache
+    assert not through(model).passes, "it goes with its cache"
+
+
+@pytest.mark.parametrize("change", ["a hook", "weights"])
+def test_what_a_streamer_changes_is_noticed(gpt2, rows, change):
+    model, layer = native.apply(gpt2, required=True), gpt2.decoder.stack.layers[1].ffn.fn
+    calls, steps = reads(model), []
+
+    def put(tokens):
+        steps.append(tokens)
+        if len(steps) == 5 and change == "a hook":
+            layer.register_forward_hook(lambda *given: None)
+        elif len(steps) == 5:
+            layer.down.weight.data = layer.down.weight.data * 2
+
+    model.generate(rows, max_new_tokens=9, eos_token_id=None, streamer=put)
+    assert len(calls) == 1 + 4, "the prompt, and the steps after the change"
+
+
+def test_whole_layers_of_torch_one_after_another(gpt2, rows):
+    """Layers of another kind go through torch, between those that are known and beside each other."""
+    model, expected = gpt2, gpt2.generate(rows, **OPTIONS)
+    for layer in model.decoder.stack.layers:
+        layer.__class__ = type("Own", (type(layer),), {})
+    native.apply(model, quiet=True)
+    assert not native.taken(model.decoder.stack), "there is nothing to gain"
+    stack = NativeStack(model.decoder.stack, Store("fp32"))
+    assert len(stack.unknown) == 2
+    put(model.decoder.stack, "through", stack)
+    found = model.generate(rows, **OPTIONS)
+    assert found.sequences.tolist() == expected.sequences.tolist()
 
 
 def test_beams_are_the_same_among_many(model, rows):

@@ -44,6 +44,19 @@ def test_ragged_rows_grow(capacity):
     assert rows.cache.lengths == [47, 11, 11]
 
 
+def test_pairs_are_the_same_until_they_move():
+    rows = Rows(capacity=8)
+    rows.write((3, 3, 3))
+    before = rows.cache.pairs()
+    rows.write((5, 5, 5))
+    assert [a is b for a, b in zip(rows.cache.pairs(), before, strict=True)] == [True, True]
+    rows.write((1, 1, 1))
+    assert not any(a is b for a, b in zip(rows.cache.pairs(), before, strict=True)) and rows.cache.capacity == 18
+    before = rows.cache.pairs()
+    rows.cache.select(torch.tensor([2, 0]))
+    assert not any(a is b for a, b in zip(rows.cache.pairs(), before, strict=True))
+
+
 def test_equal_rows_take_the_straight_path():
     rows = Rows()
     for counts in ((3, 3, 3), (1, 1, 1), (1, 1, 1)):

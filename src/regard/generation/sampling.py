@@ -94,8 +94,8 @@ def draw(scores: Tensor, uniform: Tensor) -> Tensor:
     """One index for each row (R, M), by inverting the cumulative distribution at `uniform` (R,) in [0, 1)."""
     sums = torch.float32 if scores.device.type == "mps" else torch.float64
     total = scores.softmax(-1).cumsum(-1, dtype=sums)
-    at = total[:, -1:] * uniform[:, None]
-    return torch.searchsorted(total[:, :-1], at, right=True)[:, 0]
+    at = uniform.to(sums)[:, None] * total[:, -1:]
+    return torch.searchsorted(total, at, right=True)[:, 0].clamp(max=scores.shape[-1] - 1)
 
 
 def generators(seed: int | tuple[int, ...] | None, inputs: int, copies: int) -> list[torch.Generator] | None:

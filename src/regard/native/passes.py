@@ -114,7 +114,7 @@ class Pass:
         self.pairs = [] if ctx.cache is None else ctx.cache.pairs()
         self.x = torch.empty(like.shape[:-1].numel(), like.shape[-1])
         self.to = self.where = self.x.data_ptr()  # branches read what lies at `where`, and add to what lies at `to`
-        self._parts: list[Callable[[Context], object]] = []
+        self._parts: list[Callable[[Pass, Context], object]] = []
         self._calls: list[layout.Call] = []
         self._ends: list[layout.Call] = []  # the first and the last call of each part
         self._sights: dict[object, list[tuple[Sight, Pair]]] = {}
@@ -178,19 +178,21 @@ class Pass:
     def torch(self, module: Callable[[Tensor, Context], Tensor], step: int) -> None:
         """Plan something for torch."""
 
-        def part(ctx: Context) -> None:
+        def part(p: Pass, ctx: Context) -> None:
             ctx.layer = step
-            self.x.copy_(module(self.x.view(self.shape).to(self.dtype), ctx).view_as(self.x))
+            p.x.copy_(module(p.x.view(p.shape).to(p.dtype), ctx).view_as(p.x))
 
         self.close()
         self._parts.append(part)
 
     def close(self) -> None:
         """Make the calls so far one part."""
+        if not self._calls:
+            return
         calls = (layout.Call * len(self._calls))(*self._calls)
         arguments = (calls, len(calls), *self.x.shape, self.threads)
         self._calls.clear()
-        self._parts.append(lambda ctx: layout.kernels().rg_run(*arguments))
+        self._parts.append(lambda p, ctx: layout.kernels().rg_run(*arguments))
         self._ends += [calls[0], calls[-1]]
 
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
@@ -202,7 +204,7 @@ class Pass:
         x, y = x.float().contiguous(), torch.empty(self.shape)
         self._ends[0].in_, self._ends[-1].out = x.data_ptr(), y.data_ptr()
         for part in self._parts:
-            part(ctx)
+            part(self, ctx)
         return y.to(self.dtype)
 
     def _turns(self, rope: RopeConfig, ctx: Context) -> Tensor:

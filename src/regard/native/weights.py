@@ -35,11 +35,6 @@ class Store:
         self.parts: list[Tensor] = []  # weights as they are read for each token
         self._arena = Arena()
         self._linears: dict[int, layout.Linear] = {}
-        self._numbers: dict[object, int] = {}
-
-    def number(self, what: object) -> int:
-        """The same small number for equal things."""
-        return self._numbers.setdefault(what, len(self._numbers))
 
     def pointer(self, x: Tensor | None) -> int | None:
         """The address of a tensor, which stays alive."""
