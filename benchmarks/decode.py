@@ -2,11 +2,11 @@
 
     python -m benchmarks.decode [--shapes gpt2,qwen2] [--batches 1,8,32] [--new 16] [--rounds 3] [--threads 1] [--write]
 
-Random weights of true shapes, greedy, after prompts of 32 tokens. A step's time is the median over steps, then over
-rounds, in which all ways take turns. Beside each figure of the kernels: how long a plain loop takes to read the same
-weights once, copied to huge pages. That is a yardstick and no bound: another engine may read faster. With one thread
-processor time is taken, which other users of the machine disturb least; else the clock. `--profile` says instead where
-the time of an int8 step of GPT-2 goes.
+Random weights of true shapes, greedy, after prompts of 32 tokens. A step's time is that of a long run less a short
+one, by steps, and the median over rounds, in which all ways take turns. Beside each figure of the kernels: how long a
+plain loop takes to read the same weights once, copied to huge pages. That is a yardstick and no bound: another engine
+may read faster. With one thread processor time is taken, which other users of the machine disturb least; else the
+clock. `--profile` says instead where the time of an int8 step of GPT-2 goes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from regard.memory import Arena
 from regard.native.layout import kernels
 from regard.native.run import taken
 
-PROMPT = 32
+PROMPT, FIRST = 32, 3
 SHAPES = {
     "gpt2": transformers.GPT2Config(bos_token_id=None, eos_token_id=None),
     "qwen2": transformers.Qwen2Config(
@@ -61,21 +61,13 @@ class Way:
     weights: list[torch.Tensor] = field(default_factory=list)
 
 
-class Steps:
-    """A streamer that notes how long each step took; `put` is called once a step, and once with the prompt."""
-
-    def __init__(self, clock: Clock):
-        self.clock, self.seconds = clock, [clock()]
-
-    def put(self, tokens: Any) -> None:
-        self.seconds.append(self.clock())
-
-    def end(self) -> None:
-        pass
-
-    def median(self) -> float:
-        steps = [b - a for a, b in zip(self.seconds, self.seconds[1:], strict=False)]
-        return statistics.median(steps[3:])  # the prompt, and the first steps, which find cold caches
+def step(run: Callable[[int], object], new: int, clock: Clock) -> float:
+    """Seconds of a step, where `run` writes so many tokens: a long run less a short one, which finds cold caches."""
+    start = clock()
+    run(FIRST)
+    middle = clock()
+    run(FIRST + new)
+    return (clock() - middle - (middle - start)) / new
 
 
 def reading(weights: list[torch.Tensor], clock: Clock) -> float:
@@ -107,35 +99,30 @@ def ours(model: regard.Model, precision: str | None, clock: Clock) -> Way:
         weights = in_huge_pages(held[0][2].store.parts)
         native.remove(model)
 
-    def step(batch: int, new: int) -> float:
+    def timed(batch: int, new: int) -> float:
         for owner, name, stand_in in held:
             owner[name] = stand_in
-        steps = Steps(clock)
-        model.generate(prompts(batch), max_new_tokens=new, streamer=steps)
+        ids = prompts(batch)
+        found = step(lambda count: model.generate(ids, max_new_tokens=count), new, clock)
         native.remove(model)
-        return steps.median()
+        return found
 
-    return Way(step, weights)
+    return Way(timed, weights)
 
 
 def theirs(config: Any, dtype: torch.dtype, clock: Clock) -> Way:
-    """transformers. Its streamers take one row only; of several, a run of one token is taken off."""
+    """transformers."""
     model = transformers.AutoModelForCausalLM.from_config(config).eval().to(dtype)
 
-    def run(batch: int, new: int, streamer: Any = None) -> float:
-        start = clock()
-        options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-        model.generate(prompts(batch), streamer=streamer, **options)
-        return clock() - start
+    def timed(batch: int, new: int) -> float:
+        ids = prompts(batch)
 
-    def step(batch: int, new: int) -> float:
-        if batch > 1:
-            return (run(batch, new) - run(batch, 1)) / (new - 1)
-        steps = Steps(clock)
-        run(batch, new, steps)
-        return steps.median()
+        def run(count: int) -> None:
+            model.generate(ids, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
 
-    return Way(step)
+        return step(run, new, clock)
+
+    return Way(timed)
 
 
 def prompts(batch: int) -> torch.Tensor:
@@ -210,9 +197,9 @@ def profile(clock: Clock, new: int = 32) -> str:
     read = reading(in_huge_pages(stack.store.parts), clock)
 
     def run() -> float:
-        steps = Steps(clock)
-        model.generate(prompts(1), max_new_tokens=new + 1, streamer=steps)
-        return steps.seconds[-1] - steps.seconds[2]  # all but the prompt
+        seen = [clock()]
+        model.generate(prompts(1), max_new_tokens=new + 1, streamer=lambda tokens: seen.append(clock()))
+        return seen[-1] - seen[2]  # all but the prompt
 
     found = parts.table(stack, 1, new, run, head, clock)
     return f"{LABELS['gpt2']}, int8, batch 1; reading its weights once takes {read * 1e3:.2f} ms.\n\n{found}"
