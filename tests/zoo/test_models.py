@@ -163,6 +163,18 @@ def test_silence_is_heard_without_harm() -> None:
         pipe({"array": np.zeros(0, dtype=np.float32), "sampling_rate": 8000})
 
 
+def test_a_sound_of_no_digit_is_no_sure_digit() -> None:
+    pytest.importorskip("soundfile")
+    pipe = default("audio-classification")
+    found = pipe(str(ROOT / "examples" / "seven.wav"))
+    assert (found[0]["label"], found[0]["score"] > 0.7) == ("7", True)
+    rng = np.random.default_rng(0)
+    sounds = [np.zeros(8000), np.eye(1, 8000, 4000)[0], *(rng.normal(0, 0.1, n) for n in (4000, 8000, 16000))]
+    for sound in sounds:
+        best = pipe({"array": sound.astype(np.float32), "sampling_rate": 8000}, top_k=1)
+        assert surely_digits(best) == 0, best
+
+
 def test_a_file_that_is_no_sound_or_picture_is_named(tmp_path: Path) -> None:
     for task, name in (("image-classification", "a.png"), ("automatic-speech-recognition", "a.wav")):
         (tmp_path / name).write_bytes(b"nothing of the kind")
