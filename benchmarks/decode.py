@@ -62,7 +62,8 @@ class Way:
 
 
 def step(run: Callable[[int], object], new: int, clock: Clock) -> float:
-    """Seconds of a step, where `run` writes so many tokens: a long run less a short one, which finds cold caches."""
+    """Seconds of a step, where `run` writes so many tokens: a long run less a short one, after one that warms up."""
+    run(FIRST + new)
     start = clock()
     run(FIRST)
     middle = clock()
