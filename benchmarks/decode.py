@@ -27,6 +27,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 import transformers
 from benchmarks import decode_peers, parts, peers, report
+from benchmarks.writing import step
 
 import regard
 from regard import native
@@ -34,7 +35,7 @@ from regard.memory import Arena
 from regard.native.layout import kernels
 from regard.native.run import taken
 
-PROMPT, FIRST = 32, 3
+PROMPT = 32
 SHAPES = {
     "gpt2": transformers.GPT2Config(bos_token_id=None, eos_token_id=None),
     "qwen2": transformers.Qwen2Config(
@@ -59,16 +60,6 @@ class Way:
 
     step: Callable[[int, int], float]
     weights: list[torch.Tensor] = field(default_factory=list)
-
-
-def step(run: Callable[[int], object], new: int, clock: Clock) -> float:
-    """Seconds of a step, where `run` writes so many tokens: a long run less a short one, after one that warms up."""
-    run(FIRST + new)
-    start = clock()
-    run(FIRST)
-    middle = clock()
-    run(FIRST + new)
-    return (clock() - middle - (middle - start)) / new
 
 
 def reading(weights: list[torch.Tensor], clock: Clock) -> float:

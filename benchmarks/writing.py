@@ -26,7 +26,7 @@ import regard
 from regard import native
 from regard.generation.guess import Guess, Guessing
 
-PROMPT = 32
+PROMPT, FIRST = 32, 3
 Clock = Callable[[], float]
 
 
@@ -48,11 +48,12 @@ def gpt2(precision: str = "int8") -> regard.Model:
 
 
 def step(work: Callable[[int], object], new: int, clock: Clock) -> float:
-    """Seconds of a step: a long call less a short one."""
+    """Seconds of a step, where `work` writes so many tokens: a long run less a short one, after one that warms up."""
+    work(FIRST + new)
     start = clock()
-    work(4)
+    work(FIRST)
     middle = clock()
-    work(4 + new)
+    work(FIRST + new)
     return (clock() - middle - (middle - start)) / new
 
 
