@@ -126,13 +126,9 @@ class Task(ABC, Generic[O]):
         """How many pieces a pack has at most, or None if there is no end."""
         return options.batch_size
 
-    def run(self, pieces: Sequence[Piece], options: O) -> list[Any]:
-        """The model's output for each piece of a pack. Tasks that hear in windows have a way of their own to go on."""
-        raise NotImplementedError
-
-    def watched(self, pieces: Sequence[Piece], options: O, meter: Meter) -> list[Any]:
-        """As `run`; a task whose packs take long moves the meter meanwhile."""
-        return self.run(pieces, options)
+    @abstractmethod
+    def run(self, pieces: Sequence[Piece], options: O, meter: Meter) -> list[Any]:
+        """The model's output for each piece of a pack; where that takes long, it moves the meter meanwhile."""
 
     @abstractmethod
     def finish(self, item: Any, pieces: Sequence[Piece], outputs: Sequence[Any], options: O) -> Any:
@@ -223,7 +219,7 @@ class Task(ABC, Generic[O]):
     def _run(self, pack: list[tuple[Job, int]], options: O, meter: Meter) -> None:
         try:
             with torch.no_grad():
-                outputs = self.watched([job.pieces[i] for job, i in pack], options, meter)
+                outputs = self.run([job.pieces[i] for job, i in pack], options, meter)
         except ValueError as error:
             if len(pack) > 1:  # one of them is to blame: which one shows when each goes alone
                 for entry in pack:
@@ -327,7 +323,7 @@ class EncoderTask(TextTask[E]):
             given["token_type_ids"] = torch.tensor(kinds, device=device)
         return given
 
-    def run(self, pieces: Sequence[Piece], options: E) -> list[Any]:
+    def run(self, pieces: Sequence[Piece], options: E, meter: Meter) -> list[Any]:
         return self.split(self.model(**self.inputs(pieces)), pieces, options)
 
     def split(self, out: Output, pieces: Sequence[Piece], options: E) -> list[Any]:

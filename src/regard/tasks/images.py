@@ -20,6 +20,7 @@ from regard.tasks.classification import label_scores
 from regard.tasks.inputs import Inputs
 from regard.tasks.media import LabelOptions, M, MediaOptions, read_media, reading
 from regard.tasks.options import TaskOptions
+from regard.tasks.progress import Meter
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 
@@ -63,7 +64,7 @@ class ImageTask(Task[M]):
         names = pieces[0].values
         return {name: torch.cat([piece.values[name] for piece in pieces]).to(self.model.device) for name in names}
 
-    def run(self, pieces: Sequence[Piece], options: M) -> list[Any]:
+    def run(self, pieces: Sequence[Piece], options: M, meter: Meter) -> list[Any]:
         return self.split(self.model(**self.inputs(pieces)), options)
 
     def split(self, out: Output, options: M) -> list[Any]:
@@ -128,7 +129,7 @@ class ImageFeatureExtraction(ImageTask[ImageFeatureOptions]):
 
     options = ImageFeatureOptions
 
-    def run(self, pieces: Sequence[Piece], options: ImageFeatureOptions) -> list[Tensor]:
+    def run(self, pieces: Sequence[Piece], options: ImageFeatureOptions, meter: Meter) -> list[Tensor]:
         values = self.inputs(pieces)
         if options.vectors:
             return list(image_vectors(self.model, values["pixel_values"]).cpu())

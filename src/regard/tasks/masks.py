@@ -14,6 +14,7 @@ from regard.models.model import EncoderDecoder
 from regard.tasks.base import EncoderTask, Piece
 from regard.tasks.inputs import text_of, texts_of
 from regard.tasks.options import EncoderOptions
+from regard.tasks.progress import Meter
 
 log = logging.getLogger("regard")
 
@@ -67,7 +68,7 @@ class FillMask(EncoderTask[FillMaskOptions]):
             self._targets = {words: sorted(ids)}
         return self._targets[words]
 
-    def run(self, pieces: Sequence[Piece], options: FillMaskOptions) -> list[Tensor]:
+    def run(self, pieces: Sequence[Piece], options: FillMaskOptions, meter: Meter) -> list[Tensor]:
         """Probabilities (masks, V); only masked positions go through the vocabulary, which is the larger half."""
         starts = torch.tensor([0, *(len(piece.ids) for piece in pieces)]).cumsum(0).tolist()
         places = [start + i for start, piece in zip(starts, pieces, strict=False) for i in piece.note]

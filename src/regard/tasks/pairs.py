@@ -14,6 +14,7 @@ from regard.models.model import DualEncoder, Model
 from regard.tasks.base import Piece
 from regard.tasks.classification import filled, label_names
 from regard.tasks.images import ImageOptions, ImageTask
+from regard.tasks.progress import Meter
 from regard.tasks.writing import reach
 
 
@@ -75,7 +76,7 @@ class ZeroShotImageClassification(ImageTask[ZeroShotImageOptions]):
         self.texts(options)
         return super().pieces(item, options)
 
-    def run(self, pieces: Sequence[Piece], options: ZeroShotImageOptions) -> list[Tensor]:
+    def run(self, pieces: Sequence[Piece], options: ZeroShotImageOptions, meter: Meter) -> list[Tensor]:
         assert isinstance(self.model, DualEncoder)
         images = self.model.get_image_features(**self.inputs(pieces))
         return list(self.model.head(images, self.texts(options))["logits_per_image"].float().cpu())

@@ -22,6 +22,7 @@ from regard.tasks.images import SUFFIXES, ImageOptions, ImageTask, image_vectors
 from regard.tasks.inputs import Inputs
 from regard.tasks.media import files_of
 from regard.tasks.pairs import text_vectors
+from regard.tasks.progress import Meter
 
 FORMAT = "regard image index 1"
 
@@ -163,7 +164,7 @@ class ImageTextRetrieval(ImageTask[RetrievalOptions]):
         vector = text_vectors(self.model, self.parts.tokenizer, [value])
         return [Piece(values={"vector": F.normalize(vector.float(), dim=-1)}, size=1)]
 
-    def run(self, pieces: Sequence[Piece], options: RetrievalOptions) -> list[Tensor]:
+    def run(self, pieces: Sequence[Piece], options: RetrievalOptions, meter: Meter) -> list[Tensor]:
         values = self.inputs(pieces)
         found = values["vector"] if "vector" in values else image_vectors(self.model, values["pixel_values"])
         return list(found.cpu())

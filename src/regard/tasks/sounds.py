@@ -103,7 +103,7 @@ class AudioClassification(SoundTask[LabelOptions]):
         same = same and all(pack[0].values[name].shape == value.shape for name, value in piece.values.items())
         return same and super().fits(pack, piece, options)
 
-    def watched(self, pieces: Sequence[Piece], options: LabelOptions, meter: Meter) -> list[Tensor]:
+    def run(self, pieces: Sequence[Piece], options: LabelOptions, meter: Meter) -> list[Tensor]:
         if pieces[0].values:
             return list(self._logits([p.values for p in pieces], pieces[0].note.name))
         return [self._long(pieces[0].note, meter)]

@@ -175,7 +175,7 @@ class SpeechRecognition(SoundTask[SpeechOptions]):
         most = windows.longest(self.feature_extractor, options.chunk_length_s)
         return recording.seconds is None or recording.seconds > most
 
-    def watched(self, pieces: Sequence[Piece], options: SpeechOptions, meter: Meter) -> list[Any]:
+    def run(self, pieces: Sequence[Piece], options: SpeechOptions, meter: Meter) -> list[Any]:
         recordings = [getattr(piece.note, "recording", piece.note) for piece in pieces]
         total = sum(r.lasts or p.length / MOMENTS for r, p in zip(recordings, pieces, strict=True))
         done = 0.0

@@ -16,6 +16,7 @@ from regard.tasks.classification import label_scores
 from regard.tasks.images import ImageLabelOptions, ImageTask, is_image
 from regard.tasks.inputs import Inputs
 from regard.tasks.media import read_media, reading
+from regard.tasks.progress import Meter
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".ogv", ".flv", ".gif")
 
@@ -78,7 +79,7 @@ class VideoClassification(ImageTask[VideoLabelOptions]):
         each = [max(1, n // p) for n, p in zip((times, height, width), self.patch, strict=True)]
         return [Piece(values={"pixel_values": pixels}, size=each[0] * each[1] * each[2])]
 
-    def run(self, pieces: Sequence[Piece], options: VideoLabelOptions) -> list[Tensor]:
+    def run(self, pieces: Sequence[Piece], options: VideoLabelOptions, meter: Meter) -> list[Tensor]:
         logits = self.model(**self.inputs(pieces))["logits"].float().cpu()
         # A model that looks at each frame alone gives logits for each; they count alike.
         return list(logits.unflatten(0, (len(pieces), -1)).mean(1))

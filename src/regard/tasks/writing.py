@@ -11,6 +11,7 @@ from regard.generation.config import GenerationConfig, from_checkpoint
 from regard.models.model import Tower
 from regard.tasks.base import Piece, TextTask
 from regard.tasks.options import O, TaskOptions, TextOptions, read_options
+from regard.tasks.progress import Meter
 
 MAX_ROWS = 64
 """Rows of a batch at most: each holds a cache that grows while it writes."""
@@ -155,7 +156,7 @@ class WritingTask(TextTask[O]):
         longest = max(len(piece.ids) for piece in pieces)
         return max(1, min(options.batch_size or MAX_ROWS, MAX_ROWS, self.batch_tokens * 4 // max(longest, 1)))
 
-    def run(self, pieces: Sequence[Piece], options: O) -> list[list[list[int]]]:
+    def run(self, pieces: Sequence[Piece], options: O, meter: Meter) -> list[list[list[int]]]:
         """For each piece its new tokens, once for every sequence that was asked for."""
         assert isinstance(options, WritingOptions)
         settings = {
