@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from regard.generation.config import GenerationConfig
 from regard.models.model import EncoderDecoder, Memory, Model, SingleTower
 from regard.nn import KVCache, LanguageHead
 
@@ -52,6 +53,18 @@ class Decoding:
         """The likeliest tokens that follow, as `LanguageHead.best` gives them."""
         assert isinstance(self.model.head, LanguageHead)
         return self.model.head.best(self.hidden(ids), count, rule, weighed=weighed)
+
+    def write(self, ids: Tensor, end: int, config: GenerationConfig, **beside: Tensor | None) -> list[int] | None:
+        """Let kernels that stand in for the model read column `end - 1` of histories (R, ...), choose as `config` says,
+        and write column `end`.
+
+        `beside`: `rule` (V,) is added to scores; `draws` choose, and `logs` are written, laid out as `ids`.
+        Returns the tokens, or None where that cannot be: then nothing was changed.
+        """
+        native, cache = self.model.__dict__.get("write"), self.cache
+        if native is None or cache is None or (self.limit is not None and max(cache.lengths) >= self.limit):
+            return None
+        return cast("list[int] | None", native(cache, self.memory, ids, end, config, **beside))
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Last states (R, C) of histories. The first call reads all of them, later ones the last column."""

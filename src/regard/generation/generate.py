@@ -147,7 +147,7 @@ def _run(job: Job, start: Prompt) -> Written:
     if hasattr(streamer, "put"):
         put(start.shown.repeat_interleave(c.num_return_sequences, 0).cpu())
     for tokens in search(job, out, watched=streamer is not None):
-        if put is not None:
+        if put is not None and tokens is not None:
             put(tokens.cpu().clone())
     if hasattr(streamer, "end"):
         streamer.end()

@@ -36,17 +36,33 @@ class Job:
                 scores = rule(seen, scores)
         return scores
 
+    @property
+    def candidates(self) -> int:
+        """How many of the likeliest tokens are enough to choose from; 0 where all are needed."""
+        c = self.config
+        if c.output_scores or self.stop.criteria or self.decoding.guesses:  # somebody wants to see the scores of all
+            return 0
+        return 1 if not c.do_sample else c.top_k if c.top_k < self.vocab else 0
+
     def best(self, ids: Tensor, new: int, count: int, *, weighed: bool = True) -> tuple[Tensor, Tensor] | None:
         """The `count` likeliest tokens of each row after every rule, as `LanguageHead.best` gives them; None where
-        somebody wants to see the scores of all."""
+        rules look at the scores of all."""
         banned = forbidden(self.processors, new)
-        if banned is None or self.config.output_scores or self.stop.criteria or self.decoding.guesses:
+        return None if banned is None else self.decoding.best(ids, count, self._rule(banned), weighed=weighed)
+
+    def write(self, ids: Tensor, end: int, new: int, *, logs: Tensor | None, draws: Tensor | None) -> list[int] | None:
+        """Let the kernels write column `end` of histories, if they can, which hold `new` tokens of their own so far."""
+        banned = forbidden(self.processors, new)
+        if banned is None:
             return None
+        return self.decoding.write(ids, end, self.config, rule=self._rule(banned), logs=logs, draws=draws)
+
+    def _rule(self, banned: list[Tensor]) -> Tensor | None:
         key = tuple(map(id, banned))
         if banned and key not in self._rules:
-            self._rules[key] = torch.zeros(self.vocab, device=ids.device).index_fill_(0, torch.cat(banned), -torch.inf)
-        rule = self._rules.get(key)
-        return self.decoding.best(ids, min(count, self.vocab), rule, weighed=weighed)
+            zeros = torch.zeros(self.vocab, device=self.ids.device)
+            self._rules[key] = zeros.index_fill_(0, torch.cat(banned), -torch.inf)
+        return self._rules.get(key)
 
 
 @dataclass

@@ -42,21 +42,24 @@ class Stop:
             done = torch.zeros_like(last, dtype=torch.bool)
         if not self.each_step:
             return done
-        if self.strings:
-            done = done | torch.tensor(self._strings(ids), device=ids.device)
+        if self.strings or self.end is not None:
+            new = ids[:, max(self.width, ids.shape[1] - self.tail) :].tolist()
+            done = done | torch.tensor(self.each(new), device=ids.device)
         for criterion in self.criteria:
             found = criterion(ids.masked_fill(ids < 0, self.pad), scores)
             done = done | torch.as_tensor(found, device=ids.device).expand(done.shape).bool()
-        if self.end is not None and time.monotonic() >= self.end:
-            done = torch.ones_like(done)
         return done
 
-    def _strings(self, ids: Tensor) -> list[bool]:
-        new = ids[:, max(self.width, ids.shape[1] - self.tail) :].tolist()
-        return [holds(self.tokenizer, row, self.strings) for row in new]
+    def each(self, new: Sequence[Sequence[int]]) -> list[bool]:
+        """Which rows are finished, whose last new tokens these are, for all that functions say."""
+        if self.end is not None and time.monotonic() >= self.end:
+            return [True] * len(new)
+        return [row[-1] in self.ends or holds(self.tokenizer, row, self.strings) for row in new]
 
 
 def holds(tokenizer: Any, ids: Sequence[int], strings: Sequence[str]) -> bool:
     """Whether the text of these ids contains one of the strings."""
+    if not strings:
+        return False
     text = tokenizer.decode(list(ids), skip_special_tokens=False)
     return any(string in text for string in strings)
