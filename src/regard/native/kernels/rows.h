@@ -45,7 +45,7 @@ static void quantize(const Input& in, int64_t row, const float* x) {
     }
     for (int64_t i = 0; i < group; i += 4, q += 4 * beside) std::memcpy(q, bytes + i, 4);
     const int64_t at = first * in.groups + g * beside + row - first;
-    in.scales[at] = peak / 127.0f, in.sums[at] = static_cast<int32_t>(sum(total));
+    in.scales[at] = peak / 127.0f, in.starts[at] = (in.kind == INT8 ? -128 : -8) * static_cast<int32_t>(sum(total));
   }
 }
 

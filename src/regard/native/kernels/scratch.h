@@ -47,8 +47,8 @@ struct Input {  // rows as a linear wants them: floats, or bytes with a scale an
   // The same in tiles of `tile` rows (the last may have fewer): for each vector of floats or four bytes of a row, those of
   // all rows of the tile one after another. What is read together lies together, and never only in a few sets of the cache.
   void* tiles;
-  float* scales;  // tile by tile, for each group those of all rows, as are the sums
-  int32_t* sums;
+  float* scales;  // tile by tile, for each group those of all rows, as are the starts
+  int32_t* starts;
   int64_t rows, width, groups, kind, tile;  // width: of a row, rounded up
   static int64_t bytes(int64_t rows, int64_t width) { return rows * padded(width) * 9 + 4 * 64; }
   Input(Scratch& from, int64_t rows_, const Linear& linear)
@@ -58,7 +58,7 @@ struct Input {  // rows as a linear wants them: floats, or bytes with a scale an
     x = from.take<float>(rows * width);
     tiles = from.take<float>(rows * width);
     scales = from.take<float>(rows * groups);
-    sums = from.take<int32_t>(rows * groups);
+    starts = from.take<int32_t>(rows * groups);
   }
   int64_t beside(int64_t row) const {  // how many rows the tile of a row has
     const int64_t left = rows - row / tile * tile;
