@@ -158,10 +158,11 @@ def test_a_run_folder_holds_what_was_done(tmp_path: Path) -> None:
     assert_equal(weights(regard.load(tmp_path / "run/last")), weights(trained))
 
 
-@pytest.mark.parametrize("stop", [5, 7, 12])
-def test_a_run_that_was_cut_off_goes_on_to_the_bit(tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "optimizer"), [(5, "adamw"), (7, "adamw"), (12, "adamw"), (7, "muon")])
+def test_a_run_that_was_cut_off_goes_on_to_the_bit(tmp_path: Path, stop: int, optimizer: str) -> None:
     options: dict[str, Any] = {
         "steps": 20,
+        "optimizer": optimizer,
         "batch_size": 8,
         "ema": 0.9,
         "save_every": 4,
@@ -340,6 +341,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         fit(model(), problem(), steps=2, freeze=["*"])
     with pytest.raises(ValueError, match=r"the gradient of step \d+ is not finite|the loss is"):
         fit(model(), problem(), steps=50, learning_rate=1e30, optimizer="sgd", clip=1e30, log_every=1)
+    with pytest.raises(ValueError, match=r"optimizer is 'muon', which needs whole matrices.*; allowed: .*ddp"):
+        fit(model(), problem(), steps=2, optimizer="muon", strategy="fsdp")
     assert load_state(tmp_path / "nothing", torch.nn.Linear(1, 1), None, {}) is None  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ import torch
 
 import regard
 from regard.training.config import OptimizerConfig
+from regard.training.muon import orthogonal
 from regard.training.optimizers import build_optimizer, depths, freeze, groups, set_rate, unfreeze
 
 RAW = {
@@ -81,7 +82,7 @@ def test_adamw_is_its_formula() -> None:
         torch.testing.assert_close(module.weight.double(), weight, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adam", "adafactor", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adafactor", "muon", "sgd"])
 def test_every_optimizer_goes_downhill(name: str) -> None:
     torch.manual_seed(0)
     module = torch.nn.Linear(4, 4)
@@ -96,3 +97,41 @@ def test_every_optimizer_goes_downhill(name: str) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 24), (2, 24, 8)])
+def test_orthogonal_keeps_the_singular_vectors(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    left, right = torch.linalg.qr(torch.randn(shape))[0], torch.linalg.qr(torch.randn(shape).mT)[0]
+    few = min(shape[1:])
+    values = torch.linspace(0.1, 1, few)
+    left, right = left[..., :few], right[..., :few]
+    moved = left.mT @ orthogonal(left * values @ right.mT).float() @ right  # singular values, on the diagonal
+    assert moved.diagonal(dim1=-2, dim2=-1).sub(1).abs().max() < 0.4
+    assert moved.sub(torch.diag_embed(moved.diagonal(dim1=-2, dim2=-1))).abs().max() < 0.05
+
+
+def test_muon_moves_layers_as_the_reference_and_all_else_as_adamw(model: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    options = {"lr": 0.01, "weight_decay": 0.1}
+    named = dict(model.named_parameters())
+    copies = {name: torch.nn.Parameter(p.detach().clone()) for name, p in named.items()}
+    inner = [p for name, p in copies.items() if ".layers." in name and p.ndim == 2]
+    outer = [p for name, p in copies.items() if ".layers." not in name and p.ndim == 2]
+    flat = [p for p in copies.values() if p.ndim == 1]
+    theirs = [
+        torch.optim.Muon(inner, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw", **options),
+        torch.optim.AdamW([{"params": outer}, {"params": flat, "weight_decay": 0.0}], betas=(0.9, 0.95), **options),
+    ]
+    assert inner and outer and flat
+    optimizer = build_optimizer(model, OptimizerConfig(name="muon", betas=(0.9, 0.95), weight_decay=0.1))
+    for _ in range(4):
+        set_rate(optimizer, 0.01)
+        for name, p in named.items():
+            copies[name].grad = torch.randn_like(p)
+            p.grad = copies[name].grad.clone()
+        optimizer.step()
+        for one in theirs:
+            one.step()
+    for name, p in named.items():
+        torch.testing.assert_close(p, copies[name], rtol=1e-3, atol=2e-4, msg=name)

@@ -35,13 +35,16 @@ class ScheduleConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Config):
-    """Adam (1412.6980), AdamW (1711.05101), Adafactor (1804.04235) or SGD.
+    """Adam (1412.6980), AdamW (1711.05101), Adafactor (1804.04235), Muon (2502.16982) or SGD.
+
+    Muon moves the matrices of layers, and AdamW all else; both take the same rate, which may be higher than for AdamW
+    alone.
 
     Weight decay leaves biases, norms and other vectors alone. `layer_decay` multiplies the rate once for each layer
     that lies between a weight and the head (1801.06146, 2003.10555).
     """
 
-    name: Literal["adamw", "adam", "adafactor", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "adafactor", "muon", "sgd"] = "adamw"
     learning_rate: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8

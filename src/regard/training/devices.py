@@ -25,6 +25,11 @@ def start(config: TrainConfig) -> Any:
     many = config.devices * config.nodes > 1
     if config.strategy not in STRATEGIES:
         raise ValueError(f"strategy is {config.strategy!r}; allowed: {', '.join(STRATEGIES)}")
+    if config.optimizer.name == "muon" and config.strategy in SHARED_OUT:
+        raise ValueError(
+            f"optimizer is 'muon', which needs whole matrices, and strategy is {config.strategy!r}, where no device "
+            "has any; allowed: another optimizer, or the strategies auto and ddp"
+        )
     strategy: Any = config.strategy
     if strategy == "fsdp":
         strategy = fabrics.strategies.ModelParallelStrategy(

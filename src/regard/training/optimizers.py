@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from regard.training.config import OptimizerConfig
+from regard.training.muon import Muon
 
 _LAYER = re.compile(r"\b(\w+)\.stack\.layers\.(\d+)\.")
 _KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda groups, c: torch.optim.AdamW(groups, c.learning_rate, c.betas, c.eps, fused=True),
     "adam": lambda groups, c: torch.optim.Adam(groups, c.learning_rate, c.betas, c.eps, fused=True),
     "adafactor": lambda groups, c: torch.optim.Adafactor(groups, c.learning_rate),
+    "muon": lambda groups, c: Muon(groups, c.learning_rate, c.betas, c.eps),
     "sgd": lambda groups, c: torch.optim.SGD(groups, c.learning_rate, c.momentum),
 }
 
@@ -60,17 +62,21 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 
 def groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Parameters that learn, by weight decay (matrices only) and by rate; `scale` is the group's share of the rate."""
-    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """Parameters that learn, by weight decay (matrices only) and by rate; `scale` is the group's share of the rate, and
+    `orthogonal` says that Muon moves it (the matrices of layers, if Muon is asked for).
+    """
+    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     depth = depths(model) if config.layer_decay < 1 else {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = config.weight_decay if parameter.ndim >= 2 else 0.0
             scale = config.layer_decay ** depth.get(name, 0)
-            found.setdefault((decay, scale), []).append(parameter)
+            orthogonal = config.name == "muon" and parameter.ndim == 2 and _LAYER.search(name) is not None
+            found.setdefault((decay, scale, orthogonal), []).append(parameter)
     if not found:
         raise ValueError("no parameter learns: all of them are frozen")
-    return [{"params": p, "weight_decay": decay, "scale": scale} for (decay, scale), p in found.items()]
+    named = ("weight_decay", "scale", "orthogonal")
+    return [{"params": parameters, **dict(zip(named, kind, strict=True))} for kind, parameters in found.items()]
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
