@@ -1,6 +1,6 @@
 """Speech recognition beside the reference library and faster-whisper, in one run on this machine.
 
-    REGARD_TEST_DATA=... python -m benchmarks.asr [--threads 1] [--rounds 3] [--minutes 25] [--base] [--write]
+    REGARD_TEST_DATA=... python -m benchmarks.asr [--threads 1] [--rounds 3] [--minutes 25] [--base]
 
 Whisper tiny.en, greedy, on the clips of the test data: one at a time, as batches of eight, and put together to one
 recording of so many minutes, eight windows together (ours cut at pauses; faster-whisper's by its batched pipeline,
@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +36,6 @@ from benchmarks import peers, report
 import regard
 from regard.preprocess.audio_read import read
 
-HEADING = "Speech recognition"
 DATA = Path(os.environ.get("REGARD_TEST_DATA", report.ROOT.parent / "shared"))
 FOLDER = DATA / "checkpoints/whisper-tiny.en"
 RATE, TOGETHER, NEW = 16000, 8, 24
@@ -200,19 +198,16 @@ def main() -> None:
     parser.add_argument("--only", default="transformers,regard,faster")
     parser.add_argument("--what", default="clips,batches,long,in order")
     parser.add_argument("--base", action="store_true")
-    parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     clock, new = "process_time" if given.threads == 1 else "perf_counter", NEW if given.base else 0
     counter = getattr(time, clock)
     sounds, meant = sounds_of(given)
-    asked = " ".join(part for part in sys.argv[1:] if part != "--write")
-    text = (
+    print(
         f"{len(meant)} clips, {given.threads} threads ({clock}), {given.rounds} rounds; torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, {', '.join(peers.PACKAGES[:2])}. "
-        f"`python -m benchmarks.asr{' ' if asked else ''}{asked}`"
+        f"transformers {transformers.__version__}, {', '.join(peers.PACKAGES[:2])}",
+        flush=True,
     )
-    print(text, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         np.savez(work / "sounds.npz", **sounds)
@@ -235,12 +230,7 @@ def main() -> None:
         for what in given.what.split(","):
             if what in LONG and ("long" not in sounds or given.base):
                 continue
-            part = table(ways, what, sounds, meant, 1 if what in LONG else given.rounds)
-            print(f"\n{part}", flush=True)
-            text += f"\n\n{part}"
-    if given.write:
-        shape = "Whisper base, random" if given.base else "Whisper tiny.en"
-        report.write(f"{HEADING}, {shape}, {given.threads} thread{'s' * (given.threads > 1)}", text)
+            print(f"\n{table(ways, what, sounds, meant, 1 if what in LONG else given.rounds)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Writing, token by token: the kernels beside torch, transformers, llama.cpp and CTranslate2, in one run.
 
-    python -m benchmarks.decode [--shapes gpt2,qwen2] [--batches 1,8,32] [--new 16] [--rounds 3] [--threads 1] [--write]
+    python -m benchmarks.decode [--shapes gpt2,qwen2] [--batches 1,8,32] [--new 16] [--rounds 3] [--threads 1]
 
 Random weights of true shapes, greedy, after prompts of 32 tokens. A step's time is that of a long run less a short
 one, by steps, and the median over rounds, in which all ways take turns. Beside each figure of the kernels: how long a
@@ -15,7 +15,6 @@ import argparse
 import ctypes
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -234,34 +233,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="regard,transformers,llama,CTranslate2")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     clock = "process_time" if given.threads == 1 else "perf_counter"
-    asked = " ".join(part for part in sys.argv[1:] if part != "--write")
-    threads = f"{given.threads} thread{'s' * (given.threads > 1)}"
-    heading = f"Writing, {', '.join(LABELS[name] for name in given.shapes.split(','))}, {threads}"
-    text = f"torch {torch.__version__}, transformers {transformers.__version__}, kernels {native.level()}, {clock}. "
-    text += f"`python -m benchmarks.decode {asked}`"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{versions}, kernels {native.level()}, {clock}", flush=True)
     if given.profile:
-        heading = f"Where a step of writing goes, {threads}"
-        text += "\n\n" + profile(getattr(time, clock))
+        print("\n" + profile(getattr(time, clock)), flush=True)
+        return
     wanted: list[report.Goal] = []
     with tempfile.TemporaryDirectory() as folder:
         batches = [int(batch) for batch in given.batches.split(",")]
-        for name in [] if given.profile else given.shapes.split(","):
+        for name in given.shapes.split(","):
             found = ways(name, folder, given.threads, clock, batches, given.only.split(","))
             for batch in batches:
                 part, speeds = table(name, found, batch, given.new, given.rounds, getattr(time, clock))
                 print(f"\n{part}", flush=True)
-                text, wanted = f"{text}\n\n{part}", wanted + goals(name, batch, speeds)
-    if wanted:
-        text = f"{text}\n\n{report.goals(wanted)}"
-        print("\n" + report.goals(wanted), flush=True)
-    else:
-        print(text, flush=True)
-    if given.write:
-        report.write(heading, text)
+                wanted += goals(name, batch, speeds)
+    print("\n" + report.goals(wanted), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Reading texts on a CPU: BERT-base over ragged sentences, beside transformers and onnxruntime, in one run.
 
-    python -m benchmarks.encode [--threads 1] [--rounds 3] [--count 128] [--write]
+    python -m benchmarks.encode [--threads 1] [--rounds 3] [--count 128] [--profile]
 
 Random weights of the true shape. Sentences of 5 to 128 tokens, 30 on average, as they come and sorted by length; the
 others get batches of 32, padded, and this library packs of 1,024 tokens. Rounds alternate between all of them, medians
@@ -15,7 +15,6 @@ import copy
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -166,29 +165,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     torch.set_num_threads(given.threads)
     clock = "process_time" if given.threads == 1 else "perf_counter"
     rows = sentences(given.count)
-    asked = " ".join(part for part in sys.argv[1:] if part != "--write")
-    threads = f"{given.threads} thread{'s' * (given.threads > 1)}"
-    heading = f"{'Where the time of reading goes' if given.profile else 'Reading'}, {threads}"
     text = f"BERT-base, {given.count} sentences of {sum(map(len, rows))} tokens, {given.rounds} rounds, {clock}; "
-    text += f"torch {torch.__version__}, transformers {transformers.__version__}. `python -m benchmarks.encode {asked}`"
+    text += f"torch {torch.__version__}, transformers {transformers.__version__}"
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         if given.profile:
-            text = f"BERT-base, int8, a pack of {sum(map(len, sentences(36)))} tokens, {clock}. "
-            text += f"`python -m benchmarks.encode {asked}`\n\n{profile(getattr(time, clock))}"
+            text = f"BERT-base, int8, a pack of {sum(map(len, sentences(36)))} tokens, {clock}"
+            text += f"\n\n{profile(getattr(time, clock))}"
         else:
             found = ways(folder, given.threads, clock)
             rate = measured(found, {COME: rows, SORTED: sorted(rows, key=len)}, given.rounds)
             text += f"\n\n{table(rate)}\n\n{goals(rate)}"
     print(text, flush=True)
-    if given.write:
-        report.write(heading, text)
 
 
 if __name__ == "__main__":

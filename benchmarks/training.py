@@ -1,11 +1,10 @@
 """Training speed and memory beside the transformers Trainer and a plain PyTorch loop, in one run on this machine.
 
-    python -m benchmarks.training [--quick] [--threads 2] [--only bert,gpt,memory] [--write]
+    python -m benchmarks.training [--quick] [--threads 2] [--only bert,gpt,memory]
 
 Each side of a row trains in a process of its own and is let go for a few steps at a time, in turns with the other.
 Medians of tokens (real ones, no padding) in a second are reported, and the median of each round's ratios, by the clock
 and by processor time, with the most resident memory that each process ever had. Only ratios are worth quoting.
-`--write` puts the tables into docs/performance.md under their own heading, in place of those there.
 """
 
 from __future__ import annotations
@@ -35,8 +34,6 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("REGARD_TEST_DATA", ROOT.parent / "shared"))
-HEADING = "## Training"
-COMMAND = "python -m benchmarks.training"
 BLOCK, BATCH, DIM, LAYERS, HEADS = 64, 12, 128, 4, 4  # nanoGPT's shape for a CPU
 FOREVER = 10**6
 
@@ -391,21 +388,11 @@ def memory_tables(quick: bool, threads: int) -> list[str]:
     return lines
 
 
-def written(text: str, section: str) -> str:
-    """A page with its section of this heading replaced, or added at the end."""
-    found = re.search(rf"^{re.escape(HEADING)}$.*?(?=^## |\Z)", text, re.M | re.S)
-    if found is None:
-        return f"{text.rstrip()}\n\n{section}\n"
-    rest = text[found.end() :]
-    return text[: found.start()] + section + ("\n\n" + rest if rest else "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="bert,gpt,memory")
-    parser.add_argument("--write", action="store_true")
     parser.add_argument("--side", nargs="+")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -418,30 +405,17 @@ def main() -> None:
         else:
             SIDES[name](Pace(), *options)
         return
-    lines: list[str] = []
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-        lines.append(text)
-
     import transformers
 
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    asked = " ".join(part for part in sys.argv[1:] if part != "--write")
-    say(f"{versions}, {given.threads} threads; real tokens in a second. `{COMMAND}{' ' if asked else ''}{asked}`\n")
+    print(f"{versions}, {given.threads} threads; real tokens in a second\n", flush=True)
     only = set(given.only.split(","))
     if only & {"bert", "gpt"}:
-        say("| work | regard | other | ratio | ratio of processor time | MB | MB of the other |\n" + "|---" * 7 + "|")
+        print("| work | regard | other | ratio | ratio of processor time | MB | MB of the other |\n" + "|---" * 7 + "|")
     for name, ours, theirs, steps, rounds in speed_rows(only, given.quick):
-        say(compare(name, ours, theirs, steps=steps, rounds=rounds, threads=given.threads))
+        print(compare(name, ours, theirs, steps=steps, rounds=rounds, threads=given.threads), flush=True)
     if "memory" in only:
-        say("\n" + "\n".join(memory_tables(given.quick, given.threads)))
-    if given.write:
-        page = ROOT / "docs/performance.md"
-        fresh = written(page.read_text(encoding="utf-8"), f"{HEADING}\n\n" + "\n".join(lines))
-        temporary = page.with_suffix(".tmp")
-        temporary.write_text(fresh, encoding="utf-8")
-        os.replace(temporary, page)
+        print("\n" + "\n".join(memory_tables(given.quick, given.threads)), flush=True)
 
 
 if __name__ == "__main__":

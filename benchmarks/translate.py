@@ -1,11 +1,11 @@
 """Translating on a CPU: OPUS-MT's shape beside transformers and CTranslate2, greedy and with four beams, in one run.
 
-    python -m benchmarks.translate [--threads 1] [--rounds 3] [--count 64] [--new 24] [--beams 1,4] [--write]
+    python -m benchmarks.translate [--threads 1] [--rounds 3] [--count 64] [--new 24] [--beams 1,4]
 
 Random weights of the true shape (6 and 6 layers of 512, 58,101 words). Sentences have 3 to 100 tokens, 25 on average
 (log-normal), and every engine gets all of them at once, to write exactly as many new tokens. Rounds alternate; medians
 of tokens written in a second are reported, encoder and all. With one thread it is the processor's time that counts, so
-that other work on the machine does not. `--write` puts the table into docs/performance.md.
+that other work on the machine does not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,7 +29,6 @@ from torch import Tensor
 import regard
 from regard import native
 
-HEADING = "Translation"
 VOCABULARY, PAD, EOS = 58101, 58100, 0
 CONFIG = transformers.MarianConfig(
     vocab_size=VOCABULARY,
@@ -185,26 +183,19 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=24)
     parser.add_argument("--beams", default="1,4")
     parser.add_argument("--only", default="regard,transformers,CTranslate2")
-    parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     clock = "process_time" if given.threads == 1 else "perf_counter"
     rows = sentences(given.count)
-    asked = " ".join(part for part in sys.argv[1:] if part != "--write")
-    text = (
+    print(
         f"{given.count} sentences, {sum(map(len, rows))} tokens, {given.new} written for each, {given.threads} threads "
-        f"({clock}), {given.rounds} rounds; torch {torch.__version__}, transformers {transformers.__version__}. "
-        f"`python -m benchmarks.translate{' ' if asked else ''}{asked}`"
+        f"({clock}), {given.rounds} rounds; torch {torch.__version__}, transformers {transformers.__version__}",
+        flush=True,
     )
-    print(text, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         found = ways(folder, rows, given.new, clock, given.threads, given.only.split(","))
         for beams in map(int, given.beams.split(",")):
-            part = table(found, beams, given.rounds, given.count, given.new)
-            print(f"\n{part}", flush=True)
-            text += f"\n\n{part}"
-    if given.write:
-        report.write(f"{HEADING}, {given.threads} thread{'s' * (given.threads > 1)}", text)
+            print(f"\n{table(found, beams, given.rounds, given.count, given.new)}", flush=True)
 
 
 if __name__ == "__main__":
