@@ -113,13 +113,16 @@ def test_its_figures_are_those_of_the_card(name: str, monkeypatch: pytest.Monkey
     assert {name: found[name] for name in card.scores} == pytest.approx(card.scores, rel=1e-3, abs=1e-3)
 
 
-def test_reviews_are_judged_and_nonsense_less_surely() -> None:
+def test_reviews_are_judged_and_nonsense_less_surely(caplog: pytest.LogCaptureFixture) -> None:
     pipe = default("text-classification")
     good, bad = pipe(["A wonderful film, warm and funny.", "A dull, lifeless mess."])
     assert (good["label"], bad["label"]) == ("positive", "negative")
     sure = min(good["score"], bad["score"])
     for text in ("Съешь ещё этих мягких французских булок", "12 34 56", "\U0001f642"):
         assert 0.5 <= pipe(text)[0]["score"] < sure, text
+    assert [record.getMessage() for record in caplog.records] == [
+        "6 of 6 tokens of 'Съешь ещё этих мягких французских булок' are unknown to this model, so it can say little"
+    ]
     with pytest.raises(ValueError, match="text is an empty string"):
         pipe("")
     with pytest.raises(ValueError, match="tokens"):

@@ -6,6 +6,7 @@ the item's result (`finish`). Items are looked ahead, their pieces sorted by len
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from regard.tasks.registry import TaskInfo
 
 if TYPE_CHECKING:
     from regard.preprocess.text import Tokenizer
+
+log = logging.getLogger("regard")
 
 LOOKAHEAD_PACKS = 32
 """Items are looked ahead until they fill so many packs, which bounds memory whatever their length."""
@@ -118,6 +121,9 @@ class Task(ABC, Generic[O]):
     def pieces(self, item: Any, options: O) -> list[Piece]:
         """What the model must read for an item. ValueError for an item that is wrong."""
 
+    def notice(self, item: Any, pieces: Sequence[Piece]) -> None:
+        """Warn of an item that the model can read, though not well."""
+
     def fits(self, pack: Sequence[Piece], piece: Piece, options: O) -> bool:
         """Whether a pack has room for one piece more (not shorter than those in it)."""
         return sum(p.length for p in pack) + piece.length <= self.batch_tokens
@@ -185,6 +191,7 @@ class Task(ABC, Generic[O]):
             job = Job(index, item)
             try:
                 job.pieces = self.pieces(item, options)
+                self.notice(item, job.pieces)
             except ValueError as error:
                 job.error = error
             window.append(job)
@@ -252,6 +259,8 @@ class Task(ABC, Generic[O]):
 class TextTask(Task[O]):
     """A task on texts. A path, or an open file, stands for the items on its lines."""
 
+    warned = False
+
     @property
     def tokenizer(self) -> Tokenizer:
         """What turns text into ids, and back."""
@@ -267,6 +276,17 @@ class TextTask(Task[O]):
 
     def opened(self, inputs: Any) -> Inputs:
         return read_inputs(inputs, self.is_one, self.from_line)
+
+    def notice(self, item: Any, pieces: Sequence[Piece]) -> None:
+        """Warn, once, of a text half of which or more is unknown to the tokenizer: another language, say."""
+        unknown, marks = self.tokenizer.unk_token_id, set(self.tokenizer.all_special_ids)
+        ids = [i for piece in pieces for i in piece.ids if i == unknown or i not in marks]
+        count = ids.count(unknown) if unknown is not None else 0
+        if count and 2 * count >= len(ids) and not self.warned:
+            self.warned = True
+            log.warning(
+                "%d of %d tokens of %.60r are unknown to this model, so it can say little", count, len(ids), item
+            )
 
     @property
     def longest(self) -> int | None:
