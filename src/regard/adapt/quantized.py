@@ -87,6 +87,11 @@ class Quantized(nn.Module, ABC):
     def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
         """Floats (out, in) -> `weight` and `scale`."""
 
+    @staticmethod
+    @abstractmethod
+    def room(out: int, inputs: int) -> tuple[Tensor, Tensor]:
+        """`weight` and `scale` on `meta`. Not by rounding: torch imports its compiler to follow arithmetic there."""
+
     @classmethod
     def of(cls, linear: nn.Linear) -> Self:
         """The nearest to a linear."""
@@ -95,7 +100,7 @@ class Quantized(nn.Module, ABC):
     @classmethod
     def empty(cls, linear: nn.Linear) -> Self:
         """One of the same shape on `meta`, to be filled."""
-        return cls(*cls.rounded(linear.weight.to("meta")), linear.bias, linear.in_features)
+        return cls(*cls.room(linear.out_features, linear.in_features), linear.bias, linear.in_features)
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, in_features: int):
         super().__init__()
@@ -203,6 +208,10 @@ class Int8Linear(Quantized):
     precision = "int8"
     rounded = staticmethod(round8)
 
+    @staticmethod
+    def room(out: int, inputs: int) -> tuple[Tensor, Tensor]:
+        return torch.empty(out, inputs, dtype=torch.int8, device="meta"), torch.empty(out, device="meta")
+
     @property
     def weight(self) -> Tensor:
         """The weights as they are kept, (out, in)."""
@@ -240,6 +249,12 @@ class Int4Linear(Quantized):
 
     precision = "int4"
     rounded = staticmethod(round4)
+
+    @staticmethod
+    def room(out: int, inputs: int) -> tuple[Tensor, Tensor]:
+        groups = -(-inputs // GROUP)
+        weight = torch.empty(out, groups * GROUP // 2, dtype=torch.uint8, device="meta")
+        return weight, torch.empty(out, groups, device="meta")
 
     def suits(self, x: Tensor) -> bool:  # with many rows the products cost more than making floats once
         few = x.numel() <= 16 * self.in_features

@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from regard.cli.lasting import lasting
+
 _INPUT = "The text to read, or a file: an image for models that see, a sound for those that hear."
 _KIND = "self; cross (from what a model writes to what it reads, sees or hears: usual over sounds and for captions); "
 _KIND += "rollout (all layers in one)."
@@ -25,8 +27,6 @@ def attention(
 ) -> None:
     """Draw attention weights: a grid of layers x heads with tokens along the edges, maps over an image, or for what is
     written about a sound or an image the mean over heads, words against seconds or patches."""
-    from regard.front import load
-
     suffix = out.suffix.lower()
     if suffix not in (".png", ".svg", ".pdf", ".json"):
         raise ValueError(f"output is {str(out)!r}; allowed: a name that ends in .png, .svg, .pdf or .json")
@@ -34,7 +34,10 @@ def attention(
     if len(given) != 2:
         raise ValueError(f"a checkpoint and one input are needed; got {', '.join(map(repr, given))}")
     ref, text = given
-    loaded = load(ref)
+    with lasting():
+        from regard.front import load
+
+        loaded = load(ref)
     if _writes_about(loaded, text, kind):
         _written(loaded, text, kind, target or None, out, (layer, head))
     elif _sees(loaded, text):

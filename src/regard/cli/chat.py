@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from regard.cli.lasting import lasting
+
 _HELP = "/reset forgets the conversation, /exit (or end of input) ends it"
 _SEES = "/image FILE shows an image, "
 
@@ -27,9 +29,10 @@ def chat(
     lookup: int = typer.Option(None, help="Guess so many tokens from where the last words occurred before."),
 ) -> None:
     """Chat with a model in the terminal; its folder must have a chat template."""
-    from regard.front import load
+    with lasting():
+        from regard.front import load
 
-    loaded = load(model, dtype=dtype, precision=precision)  # type: ignore[arg-type]
+        loaded = load(model, dtype=dtype, precision=precision)  # type: ignore[arg-type]
     tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(f"{model!r} has no chat template; use 'regard run text-generation' to continue a text")

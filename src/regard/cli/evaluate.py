@@ -7,6 +7,8 @@ from pathlib import Path
 
 import typer
 
+from regard.cli.lasting import lasting
+
 
 def evaluate(
     model: str = typer.Argument(..., help="A folder, a hub id, or an embedded name."),
@@ -28,7 +30,8 @@ def evaluate(
     An embedded model knows what it was measured on: regard evaluate regard/digits. The files are looked for in the
     folder that REGARD_DATA names; data.train=FILE says where they are otherwise.
     """
-    from regard.training.judge import judge
+    with lasting():
+        from regard.training.judge import judge
 
     changes = changes or []
     if "=" in data and not Path(data).exists():

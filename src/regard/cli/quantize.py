@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from regard.cli.lasting import lasting
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,10 +28,11 @@ def quantize(
     check: Path | None = typer.Option(None, "--check", help="A text file to compare the two models on."),
 ) -> None:
     """Make a checkpoint's linears small; prints sizes, and with --check how far results move."""
-    import regard
-    from regard.adapt import quantize as change
-    from regard.adapt.quantize import KINDS
-    from regard.native import writes
+    with lasting():
+        import regard
+        from regard.adapt import quantize as change
+        from regard.adapt.quantize import KINDS
+        from regard.native import writes
 
     if to not in KINDS:
         raise ValueError(f"--to is {to!r:.80}; allowed: {', '.join(KINDS)}")

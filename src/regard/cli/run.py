@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+from regard.cli.lasting import lasting
+
 _EPILOG = """\
 INPUT is a text, @FILE (an item on each line), or - (lines of standard input); for tasks on images and sounds it is a
 file or a folder of them, and the lines are their names. A word NAME=VALUE gives an option or a
@@ -42,10 +44,11 @@ def run(
         raise ValueError(f"{info.name} needs input; try: regard run {info.name} {info.example}")
     if out is not None and _several(words) and not out.is_dir():
         raise ValueError(f"--out is {str(out)!r}; for several inputs it must be a folder that is there")
-    from regard import pipeline
-
     how: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision, "batch_tokens": batch_tokens}
-    pipe = pipeline(task, model=model, assistant_model=draft, **how)
+    with lasting():
+        from regard import pipeline
+
+        pipe = pipeline(task, model=model, assistant_model=draft, **how)
     if model is None:
         typer.echo(f"model: {pipe.model.name}, which comes with regard; -m names another", err=True)
     if out is not None:

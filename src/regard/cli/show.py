@@ -6,6 +6,8 @@ import json
 
 import typer
 
+from regard.cli.lasting import lasting
+
 
 def show(
     ref: str = typer.Argument(..., help="A folder, a hub id, or an embedded name such as regard/shakespeare."),
@@ -16,10 +18,11 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
-    from regard.checkpoint.load import load
-    from regard.inspect.tree import counted, summary, tree_lines
+    with lasting():
+        from regard.checkpoint.load import load
+        from regard.inspect.tree import counted, summary, tree_lines
 
-    model = load(ref)
+        model = load(ref)
     facts = summary(model)
     if as_json:
         typer.echo(json.dumps({**facts, "config": model.config.to_dict()}, indent=1))

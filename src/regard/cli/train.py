@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from regard.cli.lasting import lasting
+
 
 def train(
     recipe: str = typer.Argument(..., help="A .toml file, or an objective such as classification or causal-lm."),
@@ -55,8 +57,9 @@ def train(
     holds its recipe, its log, its states, and the model as `best` and `last`. The same command goes on with a run
     that was cut off.
     """
-    from regard.training.objectives import OBJECTIVES
-    from regard.training.recipe import read_recipe
+    with lasting():
+        from regard.training.objectives import OBJECTIVES
+        from regard.training.recipe import read_recipe
 
     found = read_recipe(recipe, changes or [], objectives=OBJECTIVES)
     folder = output or found.output or f"runs/{Path(recipe).stem}"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from . import tokenizer_save
-from .chat import pick_template, render_chat
 from .encoding import BatchEncoding, as_tensors
 from .marian import assemble_marian, is_marian
 from .rows import after_prompt, clean_up_spaces, collect, columns_of, items_of, pad_row
@@ -38,11 +37,10 @@ class Tokenizer(SpecialTokens):
     is_fast = True
 
     def __init__(self, assembled: Assembled) -> None:
-        settings = assembled.settings
+        self.settings = settings = assembled.settings
         self.backend = assembled.backend
         self.kind = assembled.kind
         self.class_name = assembled.class_name
-        self.settings = settings
         self.coder = assembled.coder
         self._named = assembled.named
         self._extra = assembled.extra
@@ -362,6 +360,8 @@ class Tokenizer(SpecialTokens):
         """
         if not conversation:
             raise ValueError("conversation is empty; pass at least one message")
+        from .chat import pick_template, render_chat  # and with it jinja2
+
         source = pick_template(self.chat_template, chat_template, with_tools=tools is not None)
         batched = isinstance(conversation[0], (list, tuple))
         given = {**self.special_tokens_map, **variables}

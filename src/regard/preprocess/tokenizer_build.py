@@ -97,7 +97,7 @@ def _from_stored(stored: dict[str, Any], path: Path) -> Source:
         raise ValueError(f"{path}: model.merges should be a list, is {type(listed).__name__}")
     for pair in listed:
         cut = pair.split(" ") if isinstance(pair, str) else pair
-        if not isinstance(cut, list) or len(cut) != 2 or not all(isinstance(piece, str) for piece in cut):
+        if not isinstance(cut, list) or len(cut) != 2 or not (isinstance(cut[0], str) and isinstance(cut[1], str)):
             raise ValueError(f"{path}: model.merges: {pair!r} should be two tokens")
         pairs.append((cut[0], cut[1]))
     if isinstance(vocab, list):
