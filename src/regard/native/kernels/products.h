@@ -36,7 +36,7 @@ struct Ahead {  // weights that come next; the processor foresees reads along on
   const char* at;
   int64_t lines;  // of 64 bytes, at each step
   __attribute__((always_inline)) void ask() {
-    for (int64_t i = 0; i < lines; i++, at += 64) __builtin_prefetch(at, 0, 2);
+    for (int64_t i = 0; i < lines; i++, at += 64) __builtin_prefetch(at, 0, 3);
   }
 };
 
@@ -55,7 +55,7 @@ static void packed_rows(const Linear& l, const Input& in, int64_t row, const Out
   constexpr int64_t SCALES = KIND == INT8 ? 0 : 64, SIZE = SCALES + STEPS * 128;  // of a group in a block
   for (int v0 = 0; v0 < 32 / L; v0 += NB) {
     const uint8_t* block = static_cast<const uint8_t*>(l.weight) + n / 32 * in.groups * SIZE;
-    const int8_t* q = static_cast<const int8_t*>(in.tiles) + row * in.width;
+    const int8_t* q = static_cast<const int8_t*>(in.data) + row * in.width;
     F total[M][NB] = {};
     for (int64_t g = 0, at = row * in.groups; g < in.groups; g++, at += M, block += SIZE) {
       ahead.ask();
@@ -119,7 +119,7 @@ template <int M, int R, class W>
 static void weight_rows(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n, Ahead ahead) {
   constexpr int64_t S = 4 * L / static_cast<int64_t>(sizeof(W));
   const W* w = static_cast<const W*>(l.weight) + n * l.in;
-  const float* x = static_cast<const float*>(in.tiles) + row * in.width;
+  const float* x = static_cast<const float*>(in.data) + row * in.width;
   const int64_t length = l.in;
   F c[R][M] = {};
   int64_t k = 0;
@@ -143,9 +143,9 @@ static void weight_rows(const Linear& l, const Input& in, int64_t row, const Out
 constexpr int64_t together(int64_t kind) { return kind >= INT8 ? 32 : LEVEL < 2 ? 2 : kind == FP32 ? 6 : 4; }
 
 template <int M, int KIND>
-static void tile(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n, int64_t last, Ahead ahead) {
-  if (in.beside(row) != M) {
-    if constexpr (M > 1) tile<M - 1, KIND>(l, in, row, to, n, last, ahead);
+static void tile(const Linear& l, const Input& in, int64_t row, int64_t end, const Output& to, int64_t n, int64_t last, Ahead ahead) {
+  if (end - row != M) {
+    if constexpr (M > 1) tile<M - 1, KIND>(l, in, row, end, to, n, last, ahead);
   } else if constexpr (KIND >= INT8) {
     packed_rows<M, KIND>(l, in, row, to, n, ahead);
   } else {
@@ -157,17 +157,17 @@ static void tile(const Linear& l, const Input& in, int64_t row, const Output& to
 }
 
 // Some outputs for one tile of rows after another, while their weights are in the cache and the next ones are on their way.
-// A single row that stays in the nearest cache beside them reads weights as fast as they come, one line after another.
+// A single row of floats that stays in the nearest cache reads weights as fast as they come, one line after another.
 template <int KIND> static void outputs(const Work& work, const Input& in, int64_t first, int64_t last) {
-  constexpr int64_t SOME = together(KIND), M = KIND >= INT8 ? PACKED_TILE : TILE;
+  constexpr int64_t SOME = together(KIND), LINES = KIND == INT8 ? 32 : KIND == INT4 ? 9 : SOME;
   const Linear& l = work.linear;
   const int64_t size = KIND == FP32 ? l.in * 4 : KIND == BF16 ? l.in * 2 : KIND == INT8 ? in.width : in.width / 32 * 18;
-  const int64_t tiles = (in.rows + in.tile - 1) / in.tile, each = KIND == INT8 ? 32 : KIND == INT4 ? 9 : SOME;
-  const int64_t lines = in.rows == 1 && (KIND >= INT8 || l.in <= 1024) ? 0 : (each + tiles - 1) / tiles;
+  const int64_t lines = KIND <= BF16 && in.rows == 1 && l.in <= 1024 ? 0 : (LINES + in.tiles - 1) / in.tiles;
+  const int64_t next = KIND >= INT8 && in.tiles == 1 ? 4096 : SOME * size;
   for (int64_t n = first; n < last; n += SOME)
-    for (int64_t row = 0; row < in.rows; row += in.tile) {
-      const char* next = static_cast<const char*>(l.weight) + (n + SOME) * size + SOME * size / tiles * (row / in.tile);
-      tile<M, KIND>(l, in, row, work.to, n, last, {next, lines});
+    for (int64_t t = 0; t < in.tiles; t++) {
+      const char* ahead = static_cast<const char*>(l.weight) + n * size + next + SOME * size * t / in.tiles;
+      tile<MOST, KIND>(l, in, in.start(t), in.start(t + 1), work.to, n, last, {ahead, lines});
     }
 }
 

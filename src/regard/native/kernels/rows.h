@@ -27,8 +27,9 @@ static void norms(const Norm& n, int64_t rows, int64_t dim, const float* x, floa
 
 // Bytes q = round(x / scale), scale = max |x| / 127 in each group.
 static void quantize(const Input& in, int64_t row, const float* x) {
-  const int64_t group = in.width / in.groups, beside = in.beside(row), first = row / in.tile * in.tile;
-  int8_t* q = static_cast<int8_t*>(in.tiles) + first * in.width + (row - first) * 4;
+  const auto [first, beside] = in.around(row);
+  const int64_t group = in.width / in.groups;
+  int8_t* q = static_cast<int8_t*>(in.data) + first * in.width + (row - first) * 4;
   const float magic = 12582912.0f;  // as in `exp`
   for (int64_t g = 0; g < in.groups; g++, x += group) {
     F high = F{}, total = F{};
@@ -56,8 +57,8 @@ template <int... I> INLINE void take_apart(F& a, F& b, std::integer_sequence<int
 
 // Floats as weights meet them: bf16 weights come in pairs that a shift takes apart, so L even ones, then L odd ones.
 static void deal(const Input& in, int64_t row, const float* x) {
-  const int64_t beside = in.beside(row), first = row / in.tile * in.tile;
-  float* to = static_cast<float*>(in.tiles) + first * in.width + (row - first) * L;
+  const auto [first, beside] = in.around(row);
+  float* to = static_cast<float*>(in.data) + first * in.width + (row - first) * L;
   for (int64_t i = 0; i < in.width; i += 2 * L, to += 2 * L * beside) {
     F a = load(x + i), b = load(x + i + L);
     if (in.kind == BF16) take_apart(a, b, Lanes());

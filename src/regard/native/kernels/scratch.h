@@ -12,7 +12,7 @@ constexpr int64_t SLAB = 256;  // outputs of all rows that are looked through wh
 
 constexpr int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
 
-constexpr int64_t TILE = 4, PACKED_TILE = 6;  // rows that are read together: so many sums stay in registers
+constexpr int64_t MOST = 8;  // rows that are read together
 
 struct Scratch {  // a thread's own, kept between calls
   char* memory = nullptr;
@@ -42,27 +42,31 @@ struct Share {  // which part of the work is this thread's
   }
 };
 
-struct Input {  // rows as a linear wants them: floats, or bytes with a scale and a sum for each group
+struct Input {  // rows as a linear wants them: floats, or bytes with a scale and a start for each group
   float* x;  // (rows, width)
-  // The same in tiles of `tile` rows (the last may have fewer): for each vector of floats or four bytes of a row, those of
-  // all rows of the tile one after another. What is read together lies together, and never only in a few sets of the cache.
-  void* tiles;
-  float* scales;  // tile by tile, for each group those of all rows, as are the starts
-  int32_t* starts;
-  int64_t rows, width, groups, kind, tile;  // width: of a row, rounded up
+  // The same in tiles of rows: for each vector of floats or four bytes of a row, those of all rows of the tile one after
+  // another. What is read together lies together, and never only in a few sets of the cache.
+  void* data;
+  float* scales;    // tile by tile, for each group those of all rows
+  int32_t* starts;  // likewise: what sums start from, as weights are not below zero
+  int64_t rows, width, groups, kind, tiles;  // width: of a row, rounded up
   static int64_t bytes(int64_t rows, int64_t width) { return rows * padded(width) * 9 + 4 * 64; }
   Input(Scratch& from, int64_t rows_, const Linear& linear)
       : rows(rows_), width(padded(linear.in)), groups(width / (linear.kind == INT4 ? 32 : 64)), kind(linear.kind) {
-    const int64_t most = kind >= INT8 ? PACKED_TILE : TILE, count = (rows + most - 1) / most;
-    tile = rows == 0 ? 1 : (rows + count - 1) / count;
+    const int64_t most = kind < INT8 ? 4 : rows <= MOST ? MOST : 6;  // so many sums stay in registers
+    tiles = (rows + most - 1) / most;
     x = from.take<float>(rows * width);
-    tiles = from.take<float>(rows * width);
+    data = from.take<float>(rows * width);
     scales = from.take<float>(rows * groups);
     starts = from.take<int32_t>(rows * groups);
   }
-  int64_t beside(int64_t row) const {  // how many rows the tile of a row has
-    const int64_t left = rows - row / tile * tile;
-    return left < tile ? left : tile;
+  int64_t start(int64_t tile) const { return rows * tile / tiles; }  // the first row of a tile
+  struct Tile {
+    int64_t first, rows;
+  };
+  Tile around(int64_t row) const {
+    const int64_t tile = ((row + 1) * tiles - 1) / rows;
+    return {start(tile), start(tile + 1) - start(tile)};
   }
 };
 
