@@ -8,6 +8,8 @@ import torch
 import regard
 from regard import native
 from regard.models.registry import families
+from regard.native.writing import Step
+from regard.nn import Embedding, Stack
 
 pytest.importorskip("transformers", reason="the reference library is not installed (extra: oracle)")
 
@@ -61,12 +63,31 @@ def test_tokens_are_those_of_torch(case, way):
     assert kinds <= ({"MoE"} | ({"Attention"} if late else set())), native.unknown(model)
 
 
+@pytest.mark.parametrize("way", ["greedy", "sampled"])
+def test_a_step_is_one_call(case, way, monkeypatch):
+    """For all but those that have a bias of distances, layers of torch, or logits that are changed."""
+    model, ids, mask = case
+    options = {"max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 3, "attention_mask": mask, **WAYS[way]}
+    native.remove(model)
+    expected = model.generate(ids, **options)
+    native.apply(model, "fp32", required=True)
+    stack, head = model.decoder.stack, model.head
+    known = not native.unknown(model) and stack.bias is None and head.transform is None and head.config.softcap is None
+    front = type(model.decoder.front) is Embedding and model.decoder.front.proj is None and type(stack) is Stack
+    assert ("write" in model.__dict__) == (known and front)
+    if known and front:
+        called, steps = counted(Step.__call__)
+        monkeypatch.setattr(Step, "__call__", called)
+        assert model.generate(ids, **options).tolist() == expected.tolist()
+        assert len(steps) >= 10, "all but the prompt, and an end that is forced"
+
+
 def counted(function):
     """The function, and a list that grows with each call."""
     calls = []
 
-    def called(*args):
+    def called(*args, **named):
         calls.append(None)
-        return function(*args)
+        return function(*args, **named)
 
     return called, calls

@@ -8,6 +8,7 @@ torch as before.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TypeVar
 
 from torch import nn
@@ -19,7 +20,8 @@ from regard.native.branches import TorchBranch
 from regard.native.build import NoKernels
 from regard.native.layout import kernels, level
 from regard.native.run import NativeLinear, NativeStack, put, taken
-from regard.native.weights import PRECISIONS, Precision, Store
+from regard.native.weights import PRECISIONS, Precision, Store, Unknown
+from regard.native.writing import Writer
 from regard.nn import LanguageHead
 
 __all__ = ["NoKernels", "apply", "available", "level", "reason", "remove", "suits", "taken", "unknown", "writes"]
@@ -74,6 +76,8 @@ def apply(model: M, precision: Precision = "auto", *, required: bool = False, qu
                 put(linear, "forward", NativeLinear(linear, store))
             if writing:
                 put(model.head, "best", NativeBest(model.head, store))
+                with suppress(Unknown):
+                    put(model, "write", Writer(model, stack, store))
         if any(taken(module) for module in model.modules()):
             return model
         why = f"the kernels know no part of its layers: {', '.join(unknown[:3])}"

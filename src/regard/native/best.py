@@ -14,7 +14,7 @@ from regard.native.threads import threads
 from regard.native.weights import Store
 from regard.nn import LanguageHead
 
-_COUNT = 256  # so many that the kernel finds
+COUNT = 256  # so many that the kernel finds
 
 
 class NativeBest(OfLinear):
@@ -31,7 +31,7 @@ class NativeBest(OfLinear):
         """As there."""
         c, rows = self.head.config, hidden.shape[0]
         most = MANY if self.structure.kind == layout.KINDS["int8"] else ROWS
-        fits = hidden.ndim == 2 and few(hidden, most) and count <= _COUNT and c.softcap is None
+        fits = hidden.ndim == 2 and few(hidden, most) and count <= COUNT and c.softcap is None
         if not fits or not self.watch.alone() or not self.watch.unchanged():
             return self.by_torch(hidden, count, rule, weighed=weighed)
         x = hidden if self.head.transform is None else self.head.transform(hidden)

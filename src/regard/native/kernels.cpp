@@ -24,6 +24,7 @@
 
 #include "kernels/scratch.h"
 #include "kernels/structures.h"
+#include "kernels/writing.h"
 
 #define API extern "C" __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -103,8 +104,9 @@ API int rg_set_level(int wanted) {
 // The sizes of the structures above, so that the caller's can be compared.
 API int64_t rg_size_of(int which) {
   const int64_t sizes[] = {sizeof(Norm),        sizeof(Linear), sizeof(Branch), sizeof(Attention),
-                           sizeof(FeedForward), sizeof(View),   sizeof(Best),   sizeof(Call)};
-  return which < 0 || which > 7 ? -1 : sizes[which];
+                           sizeof(FeedForward), sizeof(View),   sizeof(Best),   sizeof(Call),
+                           sizeof(Writing),     sizeof(Embedding), sizeof(Sight), sizeof(Choice)};
+  return which < 0 || which > 11 ? -1 : sizes[which];
 }
 
 // out += attention branch of in; (rows, dim) both, perhaps the same. New keys and values go to their columns first.
@@ -169,6 +171,16 @@ API int rg_norm(const Norm* n, int64_t rows, int64_t dim, const float* x, float*
   return OK;
 }
 
+// The next tokens of rows that are written, of x (rows, in), which may be changed.
+static int choose(const Choice* c, int64_t rows, int64_t dim, int64_t threads, float* x) {
+  if (!c || !c->linear || !c->newest || !x) return NULL_POINTER;
+  if (c->linear->in != dim) return BAD_SHAPE;
+  if (c->scale != 1.0f)
+    for (int64_t i = 0; i < rows * dim; i++) x[i] *= c->scale;
+  const int e = rg_best(c->linear, rows, threads, x, c->rule, &c->best);
+  return e ? e : write_down(*c, rows);
+}
+
 // The calls of a pass one after another, up to the first error.
 API int rg_run(const Call* calls, int64_t count, int64_t rows, int64_t dim, int64_t threads) {
   if (!calls) return NULL_POINTER;
@@ -178,6 +190,9 @@ API int rg_run(const Call* calls, int64_t count, int64_t rows, int64_t dim, int6
     if (c->task == ATTENTION) e = rg_attention(static_cast<const Attention*>(c->structure), c->view, c->keys, c->values, c->in, c->out);
     else if (c->task == FEED_FORWARD) e = rg_feed_forward(static_cast<const FeedForward*>(c->structure), rows, threads, c->in, c->out);
     else if (c->task == NORM) e = rg_norm(static_cast<const Norm*>(c->structure), rows, dim, c->in, c->out);
+    else if (c->task == EMBED) e = embed(static_cast<const Embedding*>(c->structure), rows, dim, c->out);
+    else if (c->task == SEE) e = see(static_cast<const Sight*>(c->structure), rows);
+    else if (c->task == CHOOSE) e = choose(static_cast<const Choice*>(c->structure), rows, dim, threads, c->out);
     else if (c->task != COPY) e = BAD_KIND;
     else if (!c->in || !c->out) e = NULL_POINTER;
     else std::memcpy(c->out, c->in, static_cast<size_t>(rows * dim) * sizeof(float));

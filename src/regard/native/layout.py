@@ -10,7 +10,7 @@ from typing import Any
 from regard.native.build import library
 
 KINDS = {"none": 0, "fp32": 1, "bf16": 2, "int8": 3, "int4": 4}
-TASKS = {"attention": 0, "feed-forward": 1, "norm": 2, "copy": 3}
+TASKS = {"attention": 0, "feed-forward": 1, "norm": 2, "copy": 3, "embed": 4, "see": 5, "choose": 6}
 NORMS = {"none": 0, "layer": 1, "rms": 2}
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "mish", "identity")
 LEVELS = ("portable", "avx2", "avx512")
@@ -98,7 +98,43 @@ class Call(Structure):
     )
 
 
-STRUCTURES = (Norm, Linear, Branch, Attention, FeedForward, View, Best, Call)
+class Writing(Structure):
+    """Rows that are written, `at` which column of their histories; `logs` and `draws` are laid out as `ids`."""
+
+    _fields_ = (
+        *(("rows", c_int64), ("room", c_int64), ("at", c_int64)),
+        *(("ids", c_void_p), ("logs", c_void_p), ("draws", c_void_p), ("columns", c_void_p)),
+    )
+
+
+class Embedding(Structure):
+    """Tables of tokens and positions, and one vector for all; the newest tokens are looked up."""
+
+    _fields_ = (
+        *(("writing", c_void_p), ("tokens", c_void_p), ("segment", c_void_p), ("positions", c_void_p)),
+        *(("vocab", c_int64), ("places", c_int64), ("half", c_int64), ("scale", c_float)),
+    )
+
+
+class Sight(Structure):
+    """How a view is renewed for the newest tokens."""
+
+    _fields_ = (
+        *(("view", c_void_p), ("writing", c_void_p), ("window", c_int64)),
+        *(("mask", c_void_p), ("turns", c_void_p), ("turned", c_void_p)),
+    )
+
+
+class Choice(Structure):
+    """How the next tokens are chosen, and where they go."""
+
+    _fields_ = (
+        *(("writing", c_void_p), ("linear", c_void_p), ("rule", c_void_p), ("best", Best), ("newest", c_void_p)),
+        *(("scale", c_float), ("temperature", c_float), ("tail", c_float), ("least", c_float)),
+    )
+
+
+STRUCTURES = (Norm, Linear, Branch, Attention, FeedForward, View, Best, Call, Writing, Embedding, Sight, Choice)
 _P, _N = c_void_p, c_int64
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rg_linear": (_P, _N, _N, _P, _P),

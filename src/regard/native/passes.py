@@ -114,28 +114,32 @@ class Pass:
         self.pairs = [] if ctx.cache is None else ctx.cache.pairs()
         self.x = torch.empty(like.shape[:-1].numel(), like.shape[-1])
         self.to = self.where = self.x.data_ptr()  # branches read what lies at `where`, and add to what lies at `to`
-        self._parts: list[Callable[[Pass, Context], object]] = []
-        self._calls: list[layout.Call] = []
+        self._parts: list[Callable[[Pass, Context | None], object]] = []
+        self.calls: list[layout.Call] = []
         self._ends: list[layout.Call] = []  # the first and the last call of each part
         self._sights: dict[object, list[tuple[Sight, Pair]]] = {}
         self._kept: list[Tensor] = []
         self._tables: dict[RopeConfig, Tensor] = {}
         self._turned: dict[RopeConfig, Tensor] = {}
-        self.call("copy")
 
     def fits(self, x: Tensor, ctx: Context) -> bool:
         """Whether this can be run over a cache: it is laid out alike, and keys and values lie where they lay."""
         assert ctx.cache is not None
-        pairs = ctx.cache.pairs()
-        same = len(pairs) == len(self.pairs) and all(map(operator.is_, pairs, self.pairs))
-        like = (self.shape, self.dtype, self.threads) == (x.shape, x.dtype, threads())
-        return same and like and ctx.groups[0].q_valid is None
+        like = (self.shape, self.dtype) == (x.shape, x.dtype)
+        return like and ctx.groups[0].q_valid is None and self.lies(ctx.cache)
 
-    def call(self, task: str, structure: Structure | None = None) -> layout.Call:
-        """Plan something for the kernels."""
+    def lies(self, cache: KVCache) -> bool:
+        """Whether keys and values of a cache lie where they lay."""
+        pairs = cache.pairs()
+        same = len(pairs) == len(self.pairs) and all(map(operator.is_, pairs, self.pairs))
+        return same and self.threads == threads()
+
+    def call(self, task: str, structure: Structure | None = None, at: int | None = None) -> layout.Call:
+        """Plan something for the kernels, at a place among the calls or after all of them."""
         place = None if structure is None else addressof(structure)
-        self._calls.append(layout.Call(layout.TASKS[task], place, in_=self.where, out=self.to))
-        return self._calls[-1]
+        call = layout.Call(layout.TASKS[task], place, in_=self.where, out=self.to)
+        self.calls.insert(len(self.calls) if at is None else at, call)
+        return call
 
     def attention(self, structure: Structure, sort: Sort, pair: Pair | None, ctx: Context) -> None:
         """Plan attention over a layer's keys and values in the cache, or over the new tokens alone."""
@@ -147,6 +151,10 @@ class Pass:
             keys, values = room if pair is None else pair
             call.view, call.keys, call.values = addressof(sight.view), keys.data_ptr(), values.data_ptr()
             call.in_, call.out = self.where + at, self.to + at
+
+    def sights(self) -> list[Sight]:
+        """All that is looked at."""
+        return [sight for sights in self._sights.values() for sight, _ in sights]
 
     def _cached(self, sort: Sort, pair: Pair, ctx: Context) -> Iterator[tuple[Sight, Pair]]:
         assert pair[0].stride() == pair[1].stride()
@@ -178,7 +186,8 @@ class Pass:
     def torch(self, module: Callable[[Tensor, Context], Tensor], step: int) -> None:
         """Plan something for torch."""
 
-        def part(p: Pass, ctx: Context) -> None:
+        def part(p: Pass, ctx: Context | None) -> None:
+            assert ctx is not None
             ctx.layer = step
             p.x.copy_(module(p.x.view(p.shape).to(p.dtype), ctx).view_as(p.x))
 
@@ -187,25 +196,28 @@ class Pass:
 
     def close(self) -> None:
         """Make the calls so far one part."""
-        if not self._calls:
+        if not self.calls:
             return
-        calls = (layout.Call * len(self._calls))(*self._calls)
+        calls = (layout.Call * len(self.calls))(*self.calls)
         arguments = (calls, len(calls), *self.x.shape, self.threads)
-        self._calls.clear()
+        self.calls.clear()
         self._parts.append(lambda p, ctx: layout.kernels().rg_run(*arguments))
         self._ends += [calls[0], calls[-1]]
 
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         """What becomes of x."""
         self._turned.clear()
-        for sights in self._sights.values():
-            for sight, _ in sights:
-                sight.update(ctx, lambda rope: self._turns(rope, ctx))
+        for sight in self.sights():
+            sight.update(ctx, lambda rope: self._turns(rope, ctx))
         x, y = x.float().contiguous(), torch.empty(self.shape)
         self._ends[0].in_, self._ends[-1].out = x.data_ptr(), y.data_ptr()
+        self.run(ctx)
+        return y.to(self.dtype)
+
+    def run(self, ctx: Context | None = None) -> None:
+        """Do what was planned; parts of torch want a context."""
         for part in self._parts:
             part(self, ctx)
-        return y.to(self.dtype)
 
     def _turns(self, rope: RopeConfig, ctx: Context) -> Tensor:
         """Cosines and sines of all rows (2, rows, D). A token's column in a cache is its position: there is a table."""

@@ -56,7 +56,11 @@ class Watch:
         return all(map(operator.is_, self._members(), self.members)) and self._state() == self.state
 
 
-class NativeStack:
+class StandIn:
+    """Answers natively for a method of a module."""
+
+
+class NativeStack(StandIn):
     """Stands in for `Stack.through`."""
 
     def __init__(self, stack: Stack, store: Store):
@@ -131,6 +135,13 @@ class NativeStack:
 
     def _planned(self, x: Tensor, ctx: Context) -> Pass:
         p = Pass(x, ctx)
+        p.call("copy")
+        self.plan(p, ctx)
+        p.close()
+        return p
+
+    def plan(self, p: Pass, ctx: Context) -> None:
+        """Let the pass do all layers, and the final norm."""
         for ctx.layer, index in enumerate(self.stack.config.order):
             if index in self.split:
                 p.split()
@@ -138,15 +149,13 @@ class NativeStack:
                 one.plan(p, ctx)
             p.join()
         p.call("copy" if self.norm is None else "norm", self.norm)
-        p.close()
-        return p
 
     def __reduce__(self) -> Any:
         """A copy of the model is torch's."""
         return getattr, (self.stack, "through")
 
 
-class OfLinear:
+class OfLinear(StandIn):
     """What stands in for a method that a linear computes; calling it is that method."""
 
     def __init__(self, module: nn.Module, store: Store):
@@ -180,13 +189,20 @@ class NativeLinear(OfLinear):
 
 
 def few(x: Tensor, most: int | None = ROWS) -> bool:
-    """Whether x is few rows on the CPU (None: or many) that nobody differentiates, traces or casts."""
+    """Whether x is few rows on the CPU (None: or many), and `unseen`."""
     return (
         x.ndim > 1
         and x.numel() > 0
         and (most is None or x.numel() <= most * x.shape[-1])
         and x.dtype in FLOATS
-        and x.device.type == "cpu"
+        and unseen(x)
+    )
+
+
+def unseen(x: Tensor) -> bool:
+    """Whether x is on the CPU, and nobody differentiates, traces or casts what becomes of it."""
+    return (
+        x.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.jit.is_tracing()
         and not torch.compiler.is_compiling()
@@ -194,17 +210,14 @@ def few(x: Tensor, most: int | None = ROWS) -> bool:
     )
 
 
-Native = NativeStack | OfLinear
-
-
-def put(module: nn.Module, name: str, native: Native) -> None:
+def put(module: nn.Module, name: str, native: StandIn) -> None:
     """Let `native` answer for a method of this one module."""
     module.__dict__[name] = native
 
 
 def taken(module: nn.Module) -> dict[str, Any]:
     """Which methods of a module are answered natively."""
-    return {name: value for name, value in module.__dict__.items() if isinstance(value, NativeStack | OfLinear)}
+    return {name: value for name, value in module.__dict__.items() if isinstance(value, StandIn)}
 
 
 __all__ = ["ROWS", "AttentionBranch", "NativeLinear", "NativeStack", "OfLinear", "few", "put", "taken"]

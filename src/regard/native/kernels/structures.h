@@ -64,11 +64,11 @@ struct View {  // what the rows of one step look at; rows are `length` tokens of
   int64_t origin_by_row, origin_by_key, places;  // places: rows of the cache
 };
 
-enum Task : int64_t { ATTENTION, FEED_FORWARD, NORM, COPY };
+enum Task : int64_t { ATTENTION, FEED_FORWARD, NORM, COPY, EMBED, SEE, CHOOSE };
 
 struct Call {  // one of the calls that make up a pass, of rows (rows, dim)
   int64_t task;
-  const void* structure;  // Attention, FeedForward or Norm
+  const void* structure;  // Attention, FeedForward, Norm, Embedding, Sight or Choice
   const View* view;       // of attention, as are keys and values
   void *keys, *values;
   const float* in;
@@ -80,6 +80,40 @@ struct Best {  // the largest outputs of each row, the first of equals first, an
   float* values;   // (rows, count)
   int64_t* ids;    // (rows, count)
   float *peak, *mass;  // (rows), or null
+};
+
+struct Writing {  // rows that are written: of their histories (rows, room) column `at` comes next, the one before was read
+  int64_t rows, room, at;
+  int64_t* ids;
+  float* logs;             // laid out alike: what the model gave each token; null where nobody asks
+  const float* draws;      // laid out alike: numbers in [0, 1) that choose; null: the likeliest is taken
+  const int64_t* columns;  // (rows): where in the cache the token before goes, which is its position too
+};
+
+struct Embedding {
+  const Writing* writing;
+  const void* tokens;                // (vocab, dim), of bf16 if `half`
+  const float *segment, *positions;  // (dim) and (places, dim), or null
+  int64_t vocab, places, half;
+  float scale;  // of tokens
+};
+
+struct Sight {  // how a view is renewed
+  View* view;
+  const Writing* writing;
+  int64_t window;      // 0: tokens see all before them
+  uint8_t* mask;       // (rows, capacity) to write to
+  const float* turns;  // cosines and sines of all columns (2, capacity, rope_dim), or null
+  float* turned;       // those of the rows (2, rows, rope_dim)
+};
+
+struct Choice {
+  const Writing* writing;
+  const Linear* linear;
+  const float* rule;  // as of rg_best
+  Best best;
+  int64_t* newest;                       // (rows): the tokens once more
+  float scale, temperature, tail, least;  // of what the linear reads; 0: no cut
 };
 
 // ---------------------------------------------------------------- checks
