@@ -1,16 +1,19 @@
 """What comes on top of a step: sampling, streams, stop strings, ragged batches; places filled again; guessed tokens.
 
-    python -m benchmarks.writing [--threads 1] [--rounds 5] [--new 24] [--only extras,refill,guesses]
+    python -m benchmarks.writing [--threads 1] [--rounds 5] [--new 24] [--only extras,refill,guesses,code,summaries]
 
 GPT-2 (124 million random weights) in int8, through the native kernels. Ways take turns; times are medians of rounds, by
 the processor with --threads 1, else by the clock. "extras" and "guesses" time steps after a prompt of 32 tokens.
 "refill" writes texts whose lengths are log-normal (median 24 tokens), in fixed batches and with places filled again.
-With `--model FOLDER --text FILE` guesses are made on real text: the file's windows of 128 tokens are gone on from.
+"code" and "summaries" let the model write real texts (a rule dictates them), and say how many tokens prompt look-up
+guesses there: the second half of long files of this package, and the summaries of descriptions of programs.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
 import os
 import statistics
 import sys
@@ -21,11 +24,14 @@ from typing import Any
 from unittest import mock
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import regard
 from regard import native
 from regard.generation.guess import Guess, Guessing
 
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("REGARD_TEST_DATA", ROOT.parent / "shared"))
 PROMPT, FIRST = 32, 3
 Clock = Callable[[], float]
 
@@ -172,45 +178,65 @@ def guesses(model: regard.Model, new: int, rounds: int, clock: Clock) -> None:
         print(f"| {name} | {seconds * 1e3:.2f} | {found['plain'] / seconds:.2f} |", flush=True)
 
 
-def real(folder: str, path: Path, draft: str | None, new: int, rounds: int, clock: Clock) -> None:
-    """Guesses on text that a trained model goes on from; how many of them came."""
-    model = regard.load(folder)
-    tokenizer = getattr(model.processor, "tokenizer", model.processor)
-    ids = list(tokenizer([path.read_text(encoding="utf-8")[:60_000]])["input_ids"][0])
-    windows = [ids[i : i + 128] for i in range(0, len(ids) - 128, max(128, len(ids) // 12))][:12]
-    ways: dict[str, dict[str, Any]] = {"plain": {}}
-    ways |= {f"look-up of {n}": {"prompt_lookup_num_tokens": n} for n in (3, 6, 10)}
-    if draft is not None:
-        small = regard.load(draft)
-        ways |= {f"draft of {n}": {"assistant_model": small, "num_assistant_tokens": n} for n in (2, 4)}
-    passes: list[int] = []
-    real_next = Guessing.read_on
+class Dictated:
+    """A rule that lets a model write a text that is there already: what a model of that text would write."""
 
-    def noted(self: Any, ids: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
-        if isinstance(self, Guessing):
-            passes.append(ids.shape[1])
-        return real_next(self, ids, *rest, **named)
+    def __init__(self, rows: list[list[int]]):
+        self.rows = {tuple(row[:PROMPT]): torch.tensor(row) for row in rows}
 
-    texts: dict[str, list[Any]] = {}
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        following = torch.stack([self.rows[tuple(row[:PROMPT].tolist())][len(row)] for row in ids])
+        return torch.full_like(scores, float("-inf")).scatter_(1, following[:, None], 0.0)
 
-    def way(name: str) -> Callable[[], float]:
+
+def code() -> list[str]:
+    """The longest files of this package."""
+    return sorted((path.read_text("utf-8") for path in (ROOT / "src/regard").rglob("*.py")), key=len)[-6:]
+
+
+def summaries() -> list[str]:
+    """Descriptions of programs, each followed by the line that stands above it."""
+    with gzip.open(DATA / "data/summaries/test.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [f"{row['text']}\n{row['summary']}" for row in rows if len(row["summary"]) > 50][:12]
+
+
+def lookups(model: regard.Model, name: str, texts: list[str], part: float, rounds: int, clock: Clock) -> None:
+    """Prompt look-up where the model writes the last `part` of real texts, in byte pairs learnt from them."""
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=8000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    words.train_from_iterator(texts, trainer)
+    rows = [words.encode(text).ids[:400] for text in texts]
+    starts = [max(PROMPT, round(len(row) * (1 - part))) for row in rows]
+    count, passes = sum(map(len, rows)) - sum(starts), list[int]()
+    real_next = Guessing.next
+
+    def noted(self: Any, ids: torch.Tensor) -> torch.Tensor:
+        passes.append(self.scores is None or not self.ahead or int(ids[0, -1]) != self.ahead[0])
+        return real_next(self, ids)
+
+    def way(options: dict[str, Any]) -> Callable[[], float]:
         def run() -> float:
             start = clock()
-            texts[name] = [model.generate([w], max_new_tokens=new, **ways[name]).tolist() for w in windows]
+            for row, first in zip(rows, starts, strict=True):
+                rule = {"logits_processor": [Dictated(rows)], "max_new_tokens": len(row) - first}
+                found = model.generate(torch.tensor([row[:first]]), **rule, **options)
+                assert found[0].tolist() == row
             return clock() - start
 
         return run
 
-    found = turns({name: way(name) for name in ways}, rounds)
+    ways = {"plain": way({})} | {f"look-up of {n}": way({"prompt_lookup_num_tokens": n}) for n in (3, 6, 10)}
+    found = turns(ways, rounds)
+    print(f"\n{len(rows)} texts of {name}, {count:,} tokens of them written")
     print("\n| way | tok/s | times as fast | tokens of a pass |\n| --- | --- | --- | --- |")
-    for name, seconds in found.items():
-        assert texts[name] == texts["plain"], f"{name} changed a text"
+    for way_name, seconds in found.items():
         passes.clear()
-        Guessing.read_on = noted  # type: ignore[method-assign]
-        way(name)()
-        Guessing.read_on = real_next  # type: ignore[method-assign]
-        each = f"{new * len(windows) / len(passes):.2f}" if passes else "1"
-        print(f"| {name} | {new * len(windows) / seconds:.1f} | {found['plain'] / seconds:.2f} | {each} |", flush=True)
+        with mock.patch.object(Guessing, "next", noted):
+            ways[way_name]()
+        each = f"{count / sum(passes):.2f}" if passes else "1"
+        print(f"| {way_name} | {count / seconds:.1f} | {found['plain'] / seconds:.2f} | {each} |", flush=True)
 
 
 def main() -> None:
@@ -219,17 +245,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--new", type=int, default=24)
-    parser.add_argument("--only", default="extras,refill,guesses")
-    parser.add_argument("--model")
-    parser.add_argument("--text", type=Path)
-    parser.add_argument("--draft")
+    parser.add_argument("--only", default="extras,refill,guesses,code,summaries")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.thread_time if options.threads == 1 else time.perf_counter
     print(f"{options.threads} thread(s), {native.level()}, {clock.__name__}")
-    if options.model:
-        real(options.model, options.text, options.draft, options.new, options.rounds, clock)
-        return
     model, chosen = gpt2(), options.only.split(",")
     if "extras" in chosen:
         extras(model, options.new, options.rounds, clock)
@@ -237,6 +257,10 @@ def main() -> None:
         refill(model, max(1, options.rounds // 2), clock)
     if "guesses" in chosen:
         guesses(model, options.new, options.rounds, clock)
+    if "code" in chosen:
+        lookups(model, "code", code(), 0.5, max(1, options.rounds // 2), clock)
+    if "summaries" in chosen:
+        lookups(model, "descriptions and their summaries", summaries(), 0.2, max(1, options.rounds // 2), clock)
 
 
 if __name__ == "__main__":
