@@ -314,3 +314,26 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"config\.json"):  # it lists what is there
         regard.load(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no /proc to read what is resident from")
+def test_what_was_copied_is_given_back(tmp_path: Path) -> None:
+    raw = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 512, "n_layer": 2, "n_head": 2}
+    made = regard.from_config({**raw, "vocab_size": 512, "n_positions": 32}, seed=0)
+    made.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    model = regard.load(tmp_path)  # its linears are turned, so they are copies; the table of vectors lies in the file
+    assert _resident(file) < 0.1 * file.stat().st_size
+    for name, parameter in made.named_parameters():
+        assert torch.equal(model.get_parameter(name), parameter)
+    assert _resident(file) < 0.2 * file.stat().st_size  # the table was read
+
+
+def _resident(file: Path) -> int:
+    """Bytes of a mapped file that this process holds in memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    found = 0
+    for line in lines:
+        if line.endswith(str(file)):
+            found += 1024 * int(next(line for line in lines if line.startswith("Rss:")).split()[1])
+    return found

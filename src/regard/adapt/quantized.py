@@ -39,7 +39,13 @@ def round4(weight: Tensor, tries: int = 12) -> tuple[Tensor, Tensor]:
 
     Each scale is the one of `tries` with the least squared error; the kept ones are float16 numbers.
     """
-    groups = F.pad(weight.detach().float(), (0, -weight.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
+    done = [_round4(rows, tries) for rows in weight.detach().split(_ROWS)]
+    q, scale = zip(*done, strict=True)
+    return torch.cat(q), torch.cat(scale)
+
+
+def _round4(weight: Tensor, tries: int) -> tuple[Tensor, Tensor]:
+    groups = F.pad(weight.float(), (0, -weight.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
     best = torch.full(groups.shape[:2], torch.inf, device=weight.device)
     scale = torch.zeros_like(best)
     peak = groups.gather(2, groups.abs().argmax(2, keepdim=True))[..., 0]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.checkpoint.find import Folder, find
-from regard.checkpoint.memory import check_fits, on_meta
+from regard.checkpoint.memory import check_fits, give_back, on_meta
 from regard.checkpoint.read import Weights, finite, open_weights
 from regard.checkpoint.rules import Pending, Table
 from regard.memory import settled
@@ -171,11 +171,18 @@ class _Reader:
             waiting.keys.append(key)
             if len(waiting.parts) == len(match.rule.disk_keys):
                 self._convert(key, [waiting.parts[i] for i in sorted(waiting.parts)], match.targets, match.rule.ops)
+                self._let_go(waiting)
                 del self.pending[identity]
         for waiting in self.pending.values():
             self._problem(waiting.keys[0], "its companions are missing")
         for alias, (key, tensor) in self.tied.items():
             self._resolve(alias, key, tensor)
+
+    def _let_go(self, done: Pending) -> None:
+        """Give back what was looked through: what lies in a file is read again when it is used, and copies are made."""
+        for key, tensor in zip(done.keys, done.parts.values(), strict=True):
+            if self.weights.mapped(key):
+                give_back(tensor)
 
     def complete(self) -> None:
         """Fill with zeros what a file may lack."""
