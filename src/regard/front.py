@@ -61,14 +61,14 @@ def load(
     to, with the adapter on it. Raises ValueError for files that cannot be read, unless
     `with_processor=False` leaves them alone, and for a vocabulary that the model has no vectors for.
     """
-    dtype = _dtype_of(precision, dtype)
+    own = _dtype_of(precision, dtype)
     folder = find(ref, revision=revision, offline=offline)
     options: dict[str, Any] = {"head": head, "new_head": new_head, "num_labels": num_labels, "dtype": dtype}
     options |= {"device": device, "offline": offline}
     if folder.json(ADAPTER) is not None:
         return _with_adapter(folder, options, with_processor, precision)
-    model = checkpoint.load(ref, revision=revision, **options)
-    _give(model, precision)
+    model = checkpoint.load(ref, revision=revision, **{**options, "dtype": own})
+    _give(model, precision, widen=own is None)
     if not with_processor:
         return model
     try:
@@ -79,24 +79,32 @@ def load(
     return model
 
 
-def _dtype_of(precision: str, dtype: str | torch.dtype) -> str | torch.dtype:
-    """The type of parameters, where precision says it. ValueError for an unknown one, and where the two differ."""
+def _dtype_of(precision: str, dtype: str | torch.dtype) -> str | torch.dtype | None:
+    """The type of parameters, where precision says it; None for small linears, which are made from the file's own.
+
+    ValueError for an unknown one, and where the two differ.
+    """
     from regard.native import PRECISIONS
 
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r:.80}; allowed: {', '.join(PRECISIONS)}")
-    if precision != "fp32":
+    if precision == "auto":
         return dtype
+    if precision != "fp32":
+        return None if dtype == "auto" else dtype
     if str(dtype).removeprefix("torch.") not in ("auto", "float32"):
         raise ValueError(f"precision is 'fp32', but dtype is {str(dtype)!r}; allowed with it: auto, float32")
     return "float32"
 
 
-def _give(model: Model, precision: Precision) -> None:
-    """Linears of a precision, and native kernels to a model that writes or reads with small weights."""
+def _give(model: Model, precision: Precision, *, widen: bool = False) -> None:
+    """Linears of a precision, and native kernels to a model that writes or reads with small weights.
+
+    `widen` makes float32 of all other parameters, as on a CPU half precision is slow.
+    """
     from regard import native
+    from regard.adapt.quantize import layers, quantize
     from regard.adapt.quantize import precision as precision_of
-    from regard.adapt.quantize import quantize
 
     held = precision_of(model)
     if precision not in ("auto", held or "fp32"):
@@ -105,6 +113,10 @@ def _give(model: Model, precision: Precision) -> None:
                 f"precision is {precision!r}, but {model.name} has weights of {held}; allowed: auto, {held}"
             )
         quantize(model, precision, head=native.writes(model))  # type: ignore[arg-type]
+    if widen and model.device.type == "cpu":
+        small = {id(p) for _, layer in layers(model) for p in layer.parameters()}
+        for parameter in (p for p in model.parameters() if id(p) not in small):
+            parameter.data = parameter.data.float()
     if native.suits(model):
         native.apply(model, quiet=precision == "auto")
 

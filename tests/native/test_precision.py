@@ -49,6 +49,19 @@ def test_asked_for_or_saved_so_it_is_the_same_model(saved, precision, monkeypatc
     assert all(torch.equal(x, y) for x, y in zip(a.scores, b.scores, strict=True))
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
+def test_small_linears_are_made_from_the_halves_of_a_file(saved, precision, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.modules["regard.adapt.quantize"], "refused", lambda to, written: None)
+    regard.load(saved[0], dtype="bfloat16").save_pretrained(tmp_path / "half")
+    model = regard.load(tmp_path / "half", precision=precision)
+    wide = regard.load(tmp_path / "half")
+    expected = regard.adapt.quantize(wide, precision, head=True, force=True)
+    expected, found = expected.state_dict(), model.state_dict()
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(found[name].dtype == expected[name].dtype for name in expected)
+
+
 def test_quantized_weights_are_kept_in_one_form(saved):
     model = regard.adapt.quantize(saved[1], "int8", head=True, force=True)
     native.apply(model, required=True)

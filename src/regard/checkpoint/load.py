@@ -31,7 +31,7 @@ def load(
     head: str | None = None,
     new_head: bool = True,
     num_labels: int | None = None,
-    dtype: str | torch.dtype = "auto",
+    dtype: str | torch.dtype | None = "auto",
     device: str | torch.device = "cpu",
     revision: str | None = None,
     offline: bool | None = None,
@@ -40,8 +40,8 @@ def load(
 
     `head` asks for another head than the checkpoint's ("features", "classification", ...); one that the file does not
     hold starts with new weights, and a warning says so; `new_head=False` makes that an error. `dtype="auto"` is
-    float32 on a CPU (where half precision is slow) and the checkpoint's own elsewhere. The model comes in evaluation
-    mode.
+    float32 on a CPU (where half precision is slow) and the checkpoint's own elsewhere; None is its own anywhere. The
+    model comes in evaluation mode.
     Raises ValueError naming every problem with the folder at once.
     """
     folder = find(ref, revision=revision, offline=offline)
@@ -264,9 +264,9 @@ class _Reader:
         raise ValueError("the weights do not fit the config:\n  " + "\n  ".join(lines))
 
 
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | None:
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
     """None keeps each tensor's own type."""
-    if isinstance(dtype, torch.dtype):
+    if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else None
