@@ -35,8 +35,8 @@ class Run:
 
 
 RUNS = (
-    Run("Reading, 1 thread", "encode", "--threads 1", "--threads 1 --rounds 1 --count 32"),
-    Run("Reading, 2 threads", "encode", "--threads 2"),
+    Run("Reading, 1 thread", "encode", "--threads 1 --count 64", "--threads 1 --rounds 1 --count 32"),
+    Run("Reading, 2 threads", "encode", "--threads 2 --count 64 --rounds 2"),
     Run("Where the time of reading goes", "encode", "--threads 1 --profile", "--threads 1 --profile"),
     Run(
         "Writing, GPT-2 124M, 1 thread",
@@ -44,15 +44,20 @@ RUNS = (
         "--threads 1 --shapes gpt2",
         "--threads 1 --shapes gpt2 --batches 1,8 --rounds 1 --new 12",
     ),
-    Run("Writing, Qwen2 0.5B, 1 thread", "decode", "--threads 1 --shapes qwen2 --batches 1"),
+    Run("Writing, Qwen2 0.5B, 1 thread", "decode", "--threads 1 --shapes qwen2 --batches 1 --rounds 2 --new 12"),
     Run("Writing, GPT-2 124M, 2 threads", "decode", "--threads 2 --shapes gpt2"),
-    Run("Writing, Qwen2 0.5B, 2 threads", "decode", "--threads 2 --shapes qwen2 --batches 1"),
+    Run("Writing, Qwen2 0.5B, 2 threads", "decode", "--threads 2 --shapes qwen2 --batches 1 --rounds 2 --new 12"),
     Run("Where a step of writing goes", "decode", "--threads 1 --profile", "--threads 1 --profile"),
-    Run("Options, places and guesses of writing", "writing", "--threads 1"),
-    Run("Translation, 1 thread", "translate", "--threads 1", "--threads 1 --rounds 1 --count 16"),
-    Run("Speech recognition, Whisper tiny.en", "asr", "--threads 1", "--threads 1 --rounds 1 --clips 8 --minutes 0"),
-    Run("Speech recognition, Whisper base", "asr", "--threads 1 --base"),
-    Run("Cold start and memory", "cold", "--threads 1"),
+    Run("Options, places and guesses of writing", "writing", "--threads 1 --rounds 3"),
+    Run("Translation, 1 thread", "translate", "--threads 1 --rounds 2", "--threads 1 --rounds 1 --count 16"),
+    Run(
+        "Speech recognition, Whisper tiny.en",
+        "asr",
+        "--threads 1 --rounds 2",
+        "--threads 1 --rounds 1 --clips 8 --minutes 0",
+    ),
+    Run("Speech recognition, Whisper base", "asr", "--threads 1 --base --rounds 2"),
+    Run("Cold start and memory", "cold", "--threads 1 --rounds 3"),
     Run("Quality of small weights", "quality"),
     Run("Training", "training", "--quick", "--quick --only gpt"),
     Run("Softmax of large vocabularies", "softmax", "", ""),

@@ -129,6 +129,67 @@ def test_reviews_are_judged_and_nonsense_less_surely(caplog: pytest.LogCaptureFi
         pipe("word " * 2000)
 
 
+def test_a_play_goes_on_in_its_own_letters(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = default("text-generation")
+    text = pipe("ROMEO:", max_new_tokens=200, seed=0)[0]["generated_text"]
+    assert text.startswith("ROMEO:") and len(text) > 150
+    words = set(re.findall("[a-z]+", real("data/shakespeare/input.txt").read_text().lower()))
+    written = re.findall("[a-z]+", text[6:].lower())
+    assert sum(word in words for word in written) >= 0.8 * len(written)
+    assert text == pipe("ROMEO:", max_new_tokens=200, seed=0)[0]["generated_text"]
+    foreign = pipe("Съешь ещё", max_new_tokens=8)[0]["generated_text"]
+    assert foreign.startswith("Съешь ещё") and "are unknown to this model" in caplog.text
+
+
+TRANSLATED = {
+    "translation": {"Zwei Hunde", "spielen", "Schnee"},
+    "translation_en_to_fr": {"Deux chiens", "jouent", "neige"},
+}
+
+
+@pytest.mark.parametrize("task", TRANSLATED)
+def test_a_caption_is_translated_and_what_is_none_does_no_harm(task: str, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = default(task)
+    found = pipe("Two dogs play in the snow.")[0]["translation_text"]
+    assert all(part in found for part in TRANSLATED[task]), found
+    together = ["Two dogs play in the snow.", "A man is cooking.", "Two dogs play in the snow."]
+    assert [row["translation_text"] for row in pipe(together)][::2] == [found, found]
+    assert not caplog.records
+    for text in ("quantum chromodynamics", "12 34 56", "Съешь ещё этих мягких французских булок", "日本語"):
+        assert len(pipe(text)[0]["translation_text"]) < 400, text
+    assert "are unknown to this model" in caplog.text
+    with pytest.raises(ValueError, match="text is an empty string"):
+        pipe("")
+    with pytest.raises(ValueError, match=r"input has \d+ tokens; this model takes at most \d+"):
+        pipe("word " * 2000)
+
+
+def test_a_description_is_said_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = default("summarization")
+    text = (
+        "This package contains the documentation for a library that reads and writes images in the PNG format. "
+        "It is useful for those who develop programs with it."
+    )
+    found = pipe(text)[0]["summary_text"]
+    assert len(found) < len(text) and {"documentation", "PNG", "library"} & set(re.findall(r"\w+", found)), found
+    assert len(pipe("Съешь ещё этих мягких французских булок, да выпей чаю.")[0]["summary_text"]) < 400
+    assert "are unknown to this model" in caplog.text
+    with pytest.raises(ValueError, match="text is an empty string"):
+        pipe("")
+
+
+def test_a_hidden_word_is_guessed() -> None:
+    pipe = default("fill-mask")
+    for text, meant in {
+        "She opened the [MASK] and went inside.": {"door", "window", "house", "gate"},
+        "A man in a red [MASK] is riding a bike.": {"shirt", "jacket", "helmet", "hat", "coat"},
+        "He was born in New [MASK].": {"york", "jersey", "orleans", "england"},
+    }.items():
+        assert meant & {row["token_str"] for row in pipe(text, top_k=5)}, text
+    with pytest.raises(ValueError, match=r"\[MASK\]"):
+        pipe("Nothing is hidden here.")
+
+
 def test_a_picture_of_no_digit_is_no_sure_digit() -> None:
     image = pytest.importorskip("PIL.Image")
     pipe = default("image-classification")
