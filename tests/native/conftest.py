@@ -14,7 +14,7 @@ def built():
         pytest.skip(f"no kernels: {why}")
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512"])
+@pytest.fixture(params=["portable", "avx2", "avx512", "avx512bf16"])
 def level(request):
     """Each level of instructions that this processor has."""
     from regard.native.layout import LEVELS, kernels

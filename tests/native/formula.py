@@ -35,6 +35,7 @@ def rounded_weight(weight, precision):
 def product(x, weight, bias, precision):
     """x W^T + b as the kernels round it."""
     group = {"int8": 64, "int4": 32}.get(precision)
+    x = x.bfloat16() if precision == "bf16" else x
     wide = (x if group is None else rounded_input(x, group)).double()
     y = wide @ rounded_weight(weight, precision).double().T
     return (y if bias is None else y + bias).float()
@@ -49,14 +50,19 @@ class Rounded(Linear):
         return product(x, self.weight, self.bias, self.precision) if self.active else super().forward(x)
 
 
+def rounded(module, precision):
+    """The same module; its linears compute as the kernels would."""
+    for one in module.modules():
+        if type(one) is Linear:
+            one.__class__, one.precision = Rounded, precision
+    return module
+
+
 def rounded_model(model, precision):
     """A copy whose decoder and head compute as the kernels would: the prompt by torch, what follows rounded."""
     model = copy.deepcopy(model)
     stack = model.decoder.stack
-    linears = [module for root in (stack, model.head) for module in root.modules() if type(module) is Linear]
-    for module in linears:
-        module.__class__ = Rounded
-        module.precision = precision
+    rounded(stack, precision), rounded(model.head, precision)
     real = stack.through
 
     def through(x, ctx):

@@ -6,7 +6,8 @@
 //   int4  [out / 32][in / 32] blocks of 32 half-precision scales and [4][32][4] bytes, weight + 8 in each half byte:
 //         byte [j][n][i] holds input 4 * j + i of output n in its low half, input 16 + 4 * j + i in its high half
 // where `out` and `in` are rounded up to 64. Inputs of packed weights are quantized on the way, one scale for each group
-// of 64 (int8) or 32 (int4). Sums within a group are exact; groups are added in float.
+// of 64 (int8) or 32 (int4); those of bf16 weights are rounded to bf16. Sums within a group are exact; groups are added
+// in float.
 //
 // kernels/level.h is compiled once for each level of instructions, and the processor decides which is called. Nothing here
 // knows torch; the caller passes addresses and sizes, which are checked.
@@ -55,6 +56,15 @@ namespace avx512 {
 }
 #pragma GCC pop_options
 #undef LEVEL
+
+#define LEVEL 3
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,prefer-vector-width=512")
+namespace avx512bf16 {
+#include "kernels/level.h"
+}
+#pragma GCC pop_options
+#undef LEVEL
 #endif
 
 namespace {
@@ -72,14 +82,14 @@ struct Level {
 #define LEVEL_OF(space) \
   {space::attention, space::feed_forward, space::linear, space::best, space::norms, space::pack8, space::pack4}
 #if defined(__x86_64__)
-const Level levels[] = {LEVEL_OF(portable), LEVEL_OF(avx2), LEVEL_OF(avx512)};
+const Level levels[] = {LEVEL_OF(portable), LEVEL_OF(avx2), LEVEL_OF(avx512), LEVEL_OF(avx512bf16)};
 int best() {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2")) return 0;
   const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512vnni");
-  return wide ? 2 : 1;
+  return !wide ? 1 : __builtin_cpu_supports("avx512bf16") ? 3 : 2;
 }
 #else
 const Level levels[] = {LEVEL_OF(portable)};
@@ -91,7 +101,7 @@ int level = best();
 
 // ---------------------------------------------------------------- what is called; all give an `Error`
 
-// The level in use: 0 portable, 1 AVX2, 2 AVX-512 with VNNI.
+// The level in use: 0 portable, 1 AVX2, 2 AVX-512 with VNNI, 3 with products of bf16 too.
 API int rg_level() { return level; }
 
 // Use a lower level, for tests; -1 goes back to the best.

@@ -13,7 +13,7 @@ KINDS = {"none": 0, "fp32": 1, "bf16": 2, "int8": 3, "int4": 4}
 TASKS = {"attention": 0, "feed-forward": 1, "norm": 2, "copy": 3, "embed": 4, "see": 5, "choose": 6}
 NORMS = {"none": 0, "layer": 1, "rms": 2}
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "mish", "identity")
-LEVELS = ("portable", "avx2", "avx512")
+LEVELS = ("portable", "avx2", "avx512", "avx512bf16")
 ERRORS = {
     1: "an address is missing",
     2: "rows or threads are out of range; attention takes up to 1024 rows, a whole number of tokens for each sequence",
@@ -168,7 +168,7 @@ def kernels() -> Any:
 
 
 def level() -> str:
-    """Which instructions are in use: "portable", "avx2" or "avx512"."""
+    """Which instructions are in use: one of LEVELS."""
     return LEVELS[kernels().rg_level()]
 
 

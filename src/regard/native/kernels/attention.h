@@ -55,11 +55,7 @@ template <class T>
 static void look(const Attention& a, const Keys& seen, int64_t next, const float* q, const float* bias, const T* keys, const T* values, float* p, float* out) {
   for (int64_t t = 0; t < seen.count; t += 4) {  // p has room for whole vectors
     const T* k[4];
-    for (int64_t i = 0; i < 4; i++) {
-      const int64_t at = seen.offset[t + i < seen.count ? t + i : t];
-      k[i] = keys + at;
-      fetch(values + at, a.head_dim);
-    }
+    for (int64_t i = 0; i < 4; i++) k[i] = keys + seen.offset[t + i < seen.count ? t + i : t];
     const F s = products(q, k, a.head_dim) * a.scale;
     std::memcpy(p + t, &s, 4 * sizeof(float));
   }

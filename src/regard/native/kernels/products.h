@@ -8,7 +8,7 @@ INLINE void finish(const Linear& l, const Output& to, int64_t row, int64_t n, F 
   store(y, to.add ? v + load(y, rest) : v, rest);
 }
 
-#if LEVEL == 2
+#if LEVEL >= 2
 INLINE I start(int32_t sum) { return I{} + sum; }
 template <int ZERO> INLINE I dot(I c, I w, I x) { return (I)_mm512_dpbusd_epi32((__m512i)c, (__m512i)w, (__m512i)x); }
 #elif LEVEL == 1
@@ -102,6 +102,14 @@ INLINE F part(const uint16_t* w, int odd) {
   return (F)(odd ? both & static_cast<int32_t>(0xffff0000) : both << 16);
 }
 
+#if LEVEL == 3
+template <int R, int M> INLINE void step(F (&c)[R][M], const uint16_t* w, int64_t stride, const uint16_t* x) {
+  for (int m = 0; m < M; m++)
+    for (int r = 0; r < R; r++)
+      c[r][m] = (F)_mm512_dpbf16_ps((__m512)c[r][m], get<__m512bh>(w + r * stride), get<__m512bh>(x + m * 2 * L));
+}
+#endif
+
 // R * M dot products of 4 L bytes of weights: a vector of floats, or two of bf16.
 template <int R, int M, class W> INLINE void step(F (&c)[R][M], const W* w, int64_t stride, const float* x) {
   for (int odd = 0; odd < 4 / static_cast<int>(sizeof(W)); odd++, x += M * L) {
@@ -118,8 +126,9 @@ template <int R, int M, class W> INLINE void step(F (&c)[R][M], const W* w, int6
 template <int M, int R, class W>
 static void weight_rows(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n, Ahead ahead) {
   constexpr int64_t S = 4 * L / static_cast<int64_t>(sizeof(W));
+  using X = std::conditional_t<PAIRS && sizeof(W) == 2, uint16_t, float>;
   const W* w = static_cast<const W*>(l.weight) + n * l.in;
-  const float* x = static_cast<const float*>(in.data) + row * in.width;
+  const X* x = static_cast<const X*>(in.data) + row * in.width;
   const int64_t length = l.in;
   F c[R][M] = {};
   int64_t k = 0;
@@ -132,15 +141,17 @@ static void weight_rows(const Linear& l, const Input& in, int64_t row, const Out
     for (int r = 0; r < R; r++) std::memcpy(tail[r], w + r * length + k, static_cast<size_t>(length - k) * sizeof(W));
     step<R, M>(c, tail[0], S, x);
   }
-  for (int r = 0; r < R; r++)
+  for (int r = 0; r < R; r++) {
+    const F all = sums(c[r][0], c[r][M > 1], c[r][M > 2 ? 2 : 0], c[r][M - 1]);  // M <= 4
     for (int m = 0; m < M; m++) {
       float& y = to.y[(row + m) * to.stride + n + r - to.first];
-      y = sum(c[r][m]) + (l.bias == nullptr ? 0.0f : l.bias[n + r]) + (to.add ? y : 0.0f);
+      y = all[m == M - 1 ? 3 : m] + (l.bias == nullptr ? 0.0f : l.bias[n + r]) + (to.add ? y : 0.0f);
     }
+  }
 }
 
 // Outputs at once: with the rows of a tile, as many sums as registers hold.
-constexpr int64_t together(int64_t kind) { return kind >= INT8 ? 32 : LEVEL < 2 ? 2 : kind == FP32 ? 6 : 4; }
+constexpr int64_t together(int64_t kind) { return kind >= INT8 ? 32 : LEVEL < 2 ? 2 : kind == FP32 || PAIRS ? 6 : 4; }
 
 template <int M, int KIND>
 static void tile(const Linear& l, const Input& in, int64_t row, int64_t end, const Output& to, int64_t n, int64_t last, Ahead ahead) {
@@ -148,7 +159,7 @@ static void tile(const Linear& l, const Input& in, int64_t row, int64_t end, con
     if constexpr (M > 1) tile<M - 1, KIND>(l, in, row, end, to, n, last, ahead);
   } else if constexpr (KIND >= INT8) {
     packed_rows<M, KIND>(l, in, row, to, n, ahead);
-  } else {
+  } else if constexpr (M <= 4) {
     constexpr int R = together(KIND);
     using W = std::conditional_t<KIND == FP32, float, uint16_t>;
     if (ahead.lines && n + R <= last) return weight_rows<M, R, W>(l, in, row, to, n, ahead);

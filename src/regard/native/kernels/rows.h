@@ -55,14 +55,21 @@ template <int... I> INLINE void take_apart(F& a, F& b, std::integer_sequence<int
   b = __builtin_shufflevector(a, b, (2 * I + 1)...), a = even;
 }
 
-// Floats as weights meet them: bf16 weights come in pairs that a shift takes apart, so L even ones, then L odd ones.
+// Floats as weights meet them. Those of bf16 weights are rounded to bf16 too: in pairs where an instruction multiplies
+// pairs, else L even ones and then L odd ones, as a shift takes the pairs of weights apart.
 static void deal(const Input& in, int64_t row, const float* x) {
   const auto [first, beside] = in.around(row);
-  float* to = static_cast<float*>(in.data) + first * in.width + (row - first) * L;
-  for (int64_t i = 0; i < in.width; i += 2 * L, to += 2 * L * beside) {
+  char* to = static_cast<char*>(in.data) + first * in.width * (PAIRS && in.kind == BF16 ? 2 : 4) + (row - first) * 4 * L;
+  for (int64_t i = 0; i < in.width; i += 2 * L, to += 4 * L * beside) {
     F a = load(x + i), b = load(x + i + L);
-    if (in.kind == BF16) take_apart(a, b, Lanes());
-    put(to, a), put(to + L * beside, b);
+#if LEVEL == 3
+    if (in.kind == BF16) {
+      put(to, _mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
+      continue;
+    }
+#endif
+    if (in.kind == BF16) a = rounded(a), b = rounded(b), take_apart(a, b, Lanes());
+    put(to, a), put(to += 4 * L * beside, b);
   }
 }
 

@@ -1,12 +1,13 @@
 // Vectors of as many numbers as this level of instructions has, and functions of them.
 
-#if LEVEL == 2
+#if LEVEL >= 2
 constexpr int L = 16;
 #elif LEVEL == 1
 constexpr int L = 8;
 #else
 constexpr int L = 4;
 #endif
+constexpr bool PAIRS = LEVEL == 3;  // products of pairs of bf16
 typedef float F __attribute__((vector_size(4 * L)));
 typedef int32_t I __attribute__((vector_size(4 * L)));
 typedef uint16_t U16 __attribute__((vector_size(2 * L)));
@@ -53,6 +54,11 @@ INLINE float sum(F v) { return sums(v, v, v, v)[0]; }
 
 INLINE F least(F a, F b) { return a < b ? a : b; }
 INLINE F most(F a, F b) { return a > b ? a : b; }
+
+INLINE F rounded(F v) {  // to the nearest bf16, ties to even
+  const I bits = (I)v;
+  return v == v ? (F)((bits + 0x7fff + (bits >> 16 & 1)) & static_cast<int32_t>(0xffff0000)) : v;
+}
 
 template <int STEP, int... I> INLINE F higher(F v, std::integer_sequence<int, I...> lanes) {
   v = most(v, __builtin_shufflevector(v, v, (I ^ STEP)...));
