@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import regard.checkpoint.save
@@ -175,10 +176,14 @@ def processor(folder: str | os.PathLike[str] | None) -> Any:
 
     None where there is none. Raises ValueError for files that cannot be read.
     """
-    files = (*TOKENIZER_FILES, *MEDIA_FILES)
-    if folder is None or not any(os.path.lexists(os.path.join(folder, name)) for name in files):
+    there = {name for name in (*TOKENIZER_FILES, *MEDIA_FILES) if folder and os.path.lexists(Path(folder, name))}
+    if folder is None or not there:
         return None
-    from regard.preprocess.multimodal import read_processor  # half the cost of importing regard
+    if there.isdisjoint(MEDIA_FILES):
+        from regard.preprocess.tokenizer_read import read_tokenizer
+
+        return read_tokenizer(Path(folder))
+    from regard.preprocess.multimodal import read_processor
 
     return read_processor(folder)
 

@@ -21,7 +21,7 @@ try:
 except SystemExit as stop:
     assert not stop.code, stop.code
 """
-DEAR = {"torch._dynamo", "torch._inductor", "sympy", "huggingface_hub", "rich", "PIL", "jinja2", "requests"}
+DEAR = {"torch._dynamo", "torch._inductor", "sympy", "huggingface_hub", "rich", "jinja2", "regard.preprocess.image"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])

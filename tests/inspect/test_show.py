@@ -38,6 +38,12 @@ def test_show_as_json_counts_what_is_there(reader: Path) -> None:
     assert found["config"]["encoder"]["stack"]["dim"] == hostile.CONFIG["hidden_size"]
 
 
+def test_show_tells_of_the_types_in_the_file(reader: Path, tmp_path: Path) -> None:
+    regard.load(reader, dtype="bfloat16").save_pretrained(tmp_path)
+    found = json.loads(call("show", tmp_path, "--json"))
+    assert (found["dtypes"], found["bytes"]) == (["bfloat16"], 2 * COUNT)
+
+
 def test_show_prints_the_tree_and_the_counts(reader: Path) -> None:
     text = call("show", reader)
     assert f"{counted(COUNT)} parameters" in text

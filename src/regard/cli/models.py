@@ -7,13 +7,16 @@ from typing import Any
 
 import typer
 
+from regard.cli.lasting import lasting
+
 _PARTS = {"text": "tokenizer", "image": "image_processor", "video": "image_processor", "sound": "feature_extractor"}
 
 
 def listing() -> list[dict[str, Any]]:
     """Every family as plain values: name, title, model types, heads, tasks."""
-    from regard.models.registry import families
-    from regard.tasks import tasks_for
+    with lasting():
+        from regard.models.registry import families
+        from regard.tasks import tasks_for
 
     return [
         {

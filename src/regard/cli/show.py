@@ -22,7 +22,7 @@ def show(
         from regard.checkpoint.load import load
         from regard.inspect.tree import counted, summary, tree_lines
 
-        model = load(ref)
+        model = load(ref, dtype=None)  # as the file has it: nothing is made larger to be looked at
     facts = summary(model)
     if as_json:
         typer.echo(json.dumps({**facts, "config": model.config.to_dict()}, indent=1))

@@ -12,14 +12,12 @@ from typing import Any
 from regard.checkpoint.files import read_json, write_json
 
 from .audio import AudioProcessor
-from .canonical import CLASS_NAME as canonical_name
-from .canonical import read_canonical
-from .ctc import CLASS_NAME as ctc_name
 from .ctc import CTCTokenizer
 from .features import Features
 from .image import FILES, ImageProcessor, flat
 from .image_settings import SETTINGS
 from .text import Tokenizer
+from .tokenizer_read import read_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,17 +274,6 @@ def _check_text(text: Any) -> None:
         return
     if not isinstance(text, (list, tuple)) or not all(isinstance(item, (str, list, tuple)) for item in text):
         raise ValueError(f"text is {type(text).__name__}; allowed: a string or a list of strings; images come first")
-
-
-def read_tokenizer(folder: Path, *, ctc: bool = False) -> Tokenizer | CTCTokenizer:
-    """The tokenizer in a folder, of whichever sort."""
-    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    built = (folder / "tokenizer.json").is_file()
-    if config.get("tokenizer_class") == ctc_name or (ctc and not built):
-        return CTCTokenizer.from_folder(folder)
-    if config.get("tokenizer_class") == canonical_name and not built:
-        return read_canonical(folder)
-    return Tokenizer.from_folder(folder)
 
 
 def _read_template(folder: Path, tokenizer: Any, joined: Mapping[str, Any]) -> None:

@@ -42,6 +42,10 @@ def split(processor: Any) -> dict[str, Any]:
     """The parts of a processor, which may be joined or a single one."""
     if processor is None:
         return {}
+    from regard.preprocess.text import Tokenizer
+
+    if isinstance(processor, Tokenizer):
+        return {"tokenizer": processor}  # and text alone imports nothing of images and sounds
     from regard.preprocess.audio import AudioProcessor
     from regard.preprocess.image import ImageProcessor
     from regard.preprocess.multimodal import Processor
