@@ -19,7 +19,7 @@ KINDS = {AttentionBranch: "attention", FeedForwardBranch: "feed-forward"}
 
 def table(stack: NativeStack, rows: int, passes: int, run: Callable[[], float], head: Any, clock: Clock) -> str:
     """A row for each part of a pass of so many rows; `run` makes `passes` of them and says how many seconds they took;
-    `head` is a NativeBest or None.
+    `head` is a NativeBest, which is called where a pass does not choose by itself, or None.
 
     Passes run whole, then once more call by call; linears and norms are timed by themselves too, on the same weights,
     and what is left of a branch is attention proper, or the activation. What is left of all is Python and torch.
@@ -49,9 +49,11 @@ def table(stack: NativeStack, rows: int, passes: int, run: Callable[[], float], 
         "norms": alone["attention, norms"] + alone["feed-forward, norms"] + each["norm"],
         "attention itself": each["attention"] - alone["attention, linears"] - alone["attention, norms"],
         "activations": each["feed-forward"] - alone["feed-forward, linears"] - alone["feed-forward, norms"],
-        **({"logits, and the likeliest of them": each["logits"] / 2} if head is not None else {}),
-        "Python and torch": total - each["layers"] - each.get("logits", 0.0) / 2,
     }
+    if head is not None:
+        found["logits, and the choice"] = each.get("logits", 0.0) / 2 + each.get("choose", 0.0)
+        found["vectors of tokens, and what they see"] = each.get("embed", 0.0) + each.get("see", 0.0)
+    found["Python and torch"] = total - each["layers"] - each.get("logits", 0.0) / 2
     lines = ["| part | ms | share |", "|---|---|---|"]
     lines += [f"| {name} | {seconds * 1e3:.2f} | {seconds / total:.0%} |" for name, seconds in found.items()]
     return "\n".join([*lines, f"| all | {total * 1e3:.2f} | 100% |"])

@@ -148,7 +148,7 @@ def _run(job: Job, start: Prompt) -> Written:
         put(start.shown.repeat_interleave(c.num_return_sequences, 0).cpu())
     for tokens in search(job, out, watched=streamer is not None):
         if put is not None and tokens is not None:
-            put(tokens.cpu().clone())
+            put(tokens.to("cpu", copy=True))
     if hasattr(streamer, "end"):
         streamer.end()
     return out
