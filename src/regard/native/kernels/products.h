@@ -162,23 +162,23 @@ static void tile(const Linear& l, const Input& in, int64_t row, int64_t end, con
   } else if constexpr (M <= 4) {
     constexpr int R = together(KIND);
     using W = std::conditional_t<KIND == FP32, float, uint16_t>;
-    if (ahead.lines && n + R <= last) return weight_rows<M, R, W>(l, in, row, to, n, ahead);
-    for (int64_t i = n; i < n + R && i < last; i++) weight_rows<M, 1, W>(l, in, row, to, i, ahead);
+    if (n + R <= last) return weight_rows<M, R, W>(l, in, row, to, n, ahead);
+    for (; n < last; n++) weight_rows<M, 1, W>(l, in, row, to, n, ahead);
   }
 }
 
 // Some outputs for one tile of rows after another, while their weights are in the cache and the next ones are on their way.
-// A single row of floats that stays in the nearest cache reads weights as fast as they come, one line after another.
+// Where reading takes all the time, weights are read one line after another, and asked for 4 KiB ahead.
 template <int KIND> static void outputs(const Work& work, const Input& in, int64_t first, int64_t last) {
   constexpr int64_t SOME = together(KIND), LINES = KIND == INT8 ? 32 : KIND == INT4 ? 9 : SOME;
   const Linear& l = work.linear;
+  const bool in_order = KIND >= INT8 ? in.tiles == 1 : in.rows < 4;
+  const int64_t some = KIND <= BF16 && in_order ? 1 : SOME, lines = some == 1 ? 1 : (LINES + in.tiles - 1) / in.tiles;
   const int64_t size = KIND == FP32 ? l.in * 4 : KIND == BF16 ? l.in * 2 : KIND == INT8 ? in.width : in.width / 32 * 18;
-  const int64_t lines = KIND <= BF16 && in.rows == 1 && l.in <= 1024 ? 0 : (LINES + in.tiles - 1) / in.tiles;
-  const int64_t next = KIND >= INT8 && in.tiles == 1 ? 4096 : SOME * size;
-  for (int64_t n = first; n < last; n += SOME)
+  for (int64_t n = first; n < last; n += some)
     for (int64_t t = 0; t < in.tiles; t++) {
-      const char* ahead = static_cast<const char*>(l.weight) + n * size + next + SOME * size * t / in.tiles;
-      tile<MOST, KIND>(l, in, in.start(t), in.start(t + 1), work.to, n, last, {ahead, lines});
+      const char* ahead = static_cast<const char*>(l.weight) + n * size + (in_order ? 4096 : some * size * (in.tiles + t) / in.tiles);
+      tile<MOST, KIND>(l, in, in.start(t), in.start(t + 1), work.to, n, n + some < last ? n + some : last, {ahead, lines});
     }
 }
 
