@@ -65,14 +65,14 @@ def test_tokens_are_those_of_torch(case, way):
 
 @pytest.mark.parametrize("way", ["greedy", "sampled"])
 def test_a_step_is_one_call(case, way, monkeypatch):
-    """For all but those that have a bias of distances, layers of torch, or logits that are changed."""
+    """For all but those that have layers of torch, or logits that are changed."""
     model, ids, mask = case
     options = {"max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 3, "attention_mask": mask, **WAYS[way]}
     native.remove(model)
     expected = model.generate(ids, **options)
     native.apply(model, "fp32", required=True)
     stack, head = model.decoder.stack, model.head
-    known = not native.unknown(model) and stack.bias is None and head.transform is None and head.config.softcap is None
+    known = not native.unknown(model) and head.transform is None and head.config.softcap is None
     front = type(model.decoder.front) is Embedding and model.decoder.front.proj is None and type(stack) is Stack
     assert ("write" in model.__dict__) == (known and front)
     if known and front:

@@ -122,6 +122,7 @@ class Sight(Structure):
     _fields_ = (
         *(("view", c_void_p), ("writing", c_void_p), ("window", c_int64)),
         *(("mask", c_void_p), ("turns", c_void_p), ("turned", c_void_p)),
+        *(("scores", c_void_p), ("bias", c_void_p), ("heads", c_int64)),
     )
 
 

@@ -17,8 +17,11 @@ from regard.native.passes import Pass, Sight
 from regard.native.run import MANY, ROWS, NativeStack, StandIn, Watch, unseen
 from regard.native.weights import NAMES, Store, Unknown
 from regard.nn import Context, Embedding, KVCache, LanguageHead, Stack
+from regard.nn.bias import Alibi, RelativeBias
 from regard.nn.context import Group, Tokens, with_memory
 from regard.nn.position import rotary, sinusoids
+
+BIASES = (type(None), RelativeBias, Alibi)  # scores of distances
 
 
 class Writer(StandIn):
@@ -30,7 +33,7 @@ class Writer(StandIn):
     def __init__(self, model: Model, stack: NativeStack, store: Store):
         tower, head = model.decoder, model.head
         known = type(model) in (SingleTower, EncoderDecoder) and type(tower) is Tower and type(tower.stack) is Stack
-        if not known or tower is None or stack.unknown or tower.stack.bias is not None:
+        if not known or tower is None or stack.unknown or type(tower.stack.bias) not in BIASES:
             raise Unknown("more than known layers")
         if type(head) is not LanguageHead or head.transform is not None or head.config.softcap is not None:
             raise Unknown("a head that changes logits")
@@ -96,7 +99,7 @@ class Step:
             if sight.sort.is_cross:
                 sight.update(ctx, lambda rope: turns[rope])  # what was read stays
             else:
-                p.call("see", self._renewed(sight, ctx, turns), at=before)
+                p.call("see", self._renewed(sight, ctx, turns, writer.stack.stack.bias), at=before)
         p.close()
         self.kept.append(embedding)
 
@@ -112,7 +115,9 @@ class Step:
             *(writer.scale, c.temperature, 1 - c.top_p, c.min_p or 0.0),
         )
 
-    def _renewed(self, sight: Sight, ctx: Context, turns: dict[RopeConfig, Tensor]) -> layout.Sight:
+    def _renewed(
+        self, sight: Sight, ctx: Context, turns: dict[RopeConfig, Tensor], score: nn.Module | None
+    ) -> layout.Sight:
         """How a view of the cache is renewed."""
         view, rope = sight.view, sight.sort.rope
         mask = torch.empty(view.rows * view.capacity, dtype=torch.bool)
@@ -126,6 +131,12 @@ class Step:
             self.kept += [turns[rope], turned]
             view.rope_dim, view.cos, view.sin = turned.shape[-1], turned.data_ptr(), turned[1].data_ptr()
             found.turns, found.turned = turns[rope].data_ptr(), turned.data_ptr()
+        if score is not None:
+            size = view.capacity
+            table = score(torch.tensor([[size - 1]]), torch.arange(2 * size - 1)[None])[0, :, 0].float().contiguous()
+            bias = torch.empty(view.rows, len(table), size)
+            self.kept += [table, bias]
+            found.scores, found.bias, found.heads = table.data_ptr(), bias.data_ptr(), len(table)
         return found
 
     def fits(self, cache: KVCache, memory: Memory | None, config: Any) -> bool:

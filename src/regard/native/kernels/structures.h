@@ -105,6 +105,9 @@ struct Sight {  // how a view is renewed
   uint8_t* mask;       // (rows, capacity) to write to
   const float* turns;  // cosines and sines of all columns (2, capacity, rope_dim), or null
   float* turned;       // those of the rows (2, rows, rope_dim)
+  const float* scores;  // of distances key - query from 1 - capacity on (heads, 2 * capacity - 1), or null
+  float* bias;          // (rows, heads, capacity) to write to
+  int64_t heads;
 };
 
 struct Choice {

@@ -40,9 +40,10 @@ Error embed(const Embedding* e, int64_t rows, int64_t dim, float* out) {
   return OK;
 }
 
-// What the newest tokens look at in layers of a sort: all tokens up to themselves, or the last `window` of these.
+// What the newest tokens look at in layers of a sort: all tokens up to themselves, or the last `window` of these; and how
+// they are turned there, and scored by distance.
 Error see(const Sight* s, int64_t rows) {
-  if (!s || !s->view || !s->mask || (s->turns && !s->turned)) return NULL_POINTER;
+  if (!s || !s->view || !s->mask || (s->turns && !s->turned) || (s->scores && !s->bias)) return NULL_POINTER;
   if (const Error found = check(s->writing, rows)) return found;
   const int64_t* at = s->writing->columns;
   View& v = *s->view;
@@ -57,6 +58,11 @@ Error see(const Sight* s, int64_t rows) {
   for (int64_t i = 0; i < 2 && s->turns; i++)  // cosines, then sines
     for (int64_t r = 0; r < rows; r++)
       std::memcpy(s->turned + (i * rows + r) * v.rope_dim, s->turns + (i * v.capacity + at[r]) * v.rope_dim, size);
+  v.bias = s->bias, v.bias_by_row = s->heads * v.keys, v.bias_by_head = v.keys;
+  for (int64_t i = 0; i < rows * s->heads && s->scores; i++) {
+    const float* from = s->scores + i % s->heads * (2 * v.capacity - 1) + v.capacity - 1 - at[i / s->heads];
+    std::memcpy(s->bias + i * v.keys, from, static_cast<size_t>(v.keys) * sizeof(float));
+  }
   if (all) return OK;
   v.mask = s->mask, v.mask_by_row = v.mask_by_token = v.keys;
   for (int64_t r = 0; r < rows; r++)
