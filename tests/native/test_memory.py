@@ -1,4 +1,4 @@
-"""Quantized weights at GPT-2's size: opened, they take no more memory than their file."""
+"""Weights at GPT-2's size: opened, they take no more memory than their file, turned or quantized."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ print(loaded, peak() - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak from")
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_peak_of_loading_and_writing(tmp_path, precision):
     for folder, size in (("big", {}), ("small", {"n_embd": 64, "n_layer": 1, "n_head": 2, "vocab_size": 64})):
         model = regard.from_config({**RAW, **size}, seed=0)
-        regard.adapt.quantize(model, precision, head=True, force=True).save_pretrained(tmp_path / folder)
+        if precision != "fp32":
+            regard.adapt.quantize(model, precision, head=True, force=True)
+        model.save_pretrained(tmp_path / folder)
     del model
     size = (tmp_path / "big" / "model.safetensors").stat().st_size
     words = [sys.executable, "-c", MEASURE, str(tmp_path / "big"), str(tmp_path / "small")]
