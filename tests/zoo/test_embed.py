@@ -201,3 +201,38 @@ def test_what_does_not_fit_is_named(made: dict[str, Any], tmp_path: Path, old: s
     with pytest.raises(ValueError, match=message):
         embed(made["folder"] / "run", recipe, zoo=tmp_path)
     assert not (tmp_path / "changed").exists()
+
+
+def test_how_a_trained_model_writes_may_be_chosen_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "source.txt").write_text("a b\nb a\n" * 12)
+    (tmp_path / "target.txt").write_text("b a\na b\n" * 12)
+    sides = '{source = "source.txt", target = "target.txt"}'
+    text = f"""
+objective = "seq2seq"
+tokenizer = "characters"
+[model]
+model_type = "transformer"
+d_model = 16
+d_ff = 16
+num_heads = 2
+num_layers = 1
+max_length = 16
+[data]
+train = {sides}
+valid = {sides}
+[train]
+steps = 2
+batch_size = 4
+{RECIPE[RECIPE.index("[about]") :].replace("text-classification", "translation")}
+measure = ["bleu"]
+"""
+    recipe = tmp_path / "turned.toml"
+    recipe.write_text(text)
+    verb.run(read_recipe(recipe, []), tmp_path / "run", {})
+    recipe.write_text(text.replace("max_length = 16", "max_length = 16\nnum_beams = 2\nlength_penalty = 1.5"))
+    embed(tmp_path / "run", recipe, zoo=tmp_path / "zoo")
+    raw = json.loads((tmp_path / "zoo" / "turned" / "config.json").read_text())
+    assert (raw["num_beams"], raw["length_penalty"], raw["max_length"]) == (2, 1.5, 16)
+    recipe.write_text(text.replace("max_length = 16", "max_length = 32"))
+    with pytest.raises(ValueError, match=r"it has model=\.\.\."):
+        embed(tmp_path / "run", recipe, zoo=tmp_path / "zoo")

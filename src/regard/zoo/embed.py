@@ -40,6 +40,8 @@ _FREE = ("model", "output", "about")
 """Parts of a recipe in which a run may differ from it: where things lie, and what is said of them."""
 _BESIDE = ("save_every", "log_every")
 """Options of [train] in which it may, as they change nothing that is learnt."""
+_WRITING = ("num_beams", "length_penalty")
+"""Fields of a new [model] in which it may: how the trained model writes is chosen on the validation rows."""
 
 
 def embed(
@@ -58,6 +60,9 @@ def embed(
     model = regard.load(str(run / "best"))
     count = sum(p.numel() for p in model.parameters())
     temperature = calibrate(model, read_recipe(run / "recipe.toml"))
+    asked = read_recipe(recipe).model
+    if not isinstance(asked, str):
+        model.raw |= {name: asked[name] for name in _WRITING if name in asked}
     if to == "int8":
         quantize(model, "int8", force=True)
     if to == "bf16":
@@ -152,9 +157,13 @@ def _changes(run: Path, recipe: Path) -> list[str]:
             found += [f"{table}.{name}=none" for name in old if name not in new and name not in same]
         elif old != new:
             found.append(f"{table}={toml_value(new)}")
-    if isinstance(asked.get("model"), dict) and asked["model"] != had.get("model"):
+    if isinstance(asked.get("model"), dict) and _learnt(asked["model"]) != _learnt(had.get("model")):
         found.append("model=...")
     return found
+
+
+def _learnt(model: Any) -> Any:
+    return {k: v for k, v in model.items() if k not in _WRITING} if isinstance(model, dict) else model
 
 
 def _check_ended(run: Path) -> None:
