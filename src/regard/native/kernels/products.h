@@ -122,7 +122,7 @@ template <int R, int M, class W> INLINE void step(F (&c)[R][M], const W* w, int6
   }
 }
 
-// R weight rows against the M rows of a tile.
+// R weight rows against the M <= 4 rows of a tile.
 template <int M, int R, class W>
 static void weight_rows(const Linear& l, const Input& in, int64_t row, const Output& to, int64_t n, Ahead ahead) {
   constexpr int64_t S = 4 * L / static_cast<int64_t>(sizeof(W));
@@ -142,10 +142,10 @@ static void weight_rows(const Linear& l, const Input& in, int64_t row, const Out
     step<R, M>(c, tail[0], S, x);
   }
   for (int r = 0; r < R; r++) {
-    const F all = sums(c[r][0], c[r][M > 1], c[r][M > 2 ? 2 : 0], c[r][M - 1]);  // M <= 4
+    const F found = sums(c[r][0], c[r][M > 1], c[r][M > 2 ? 2 : 0], c[r][M - 1]);
     for (int m = 0; m < M; m++) {
       float& y = to.y[(row + m) * to.stride + n + r - to.first];
-      y = all[m == M - 1 ? 3 : m] + (l.bias == nullptr ? 0.0f : l.bias[n + r]) + (to.add ? y : 0.0f);
+      y = found[m == M - 1 ? 3 : m] + (l.bias == nullptr ? 0.0f : l.bias[n + r]) + (to.add ? y : 0.0f);
     }
   }
 }

@@ -60,10 +60,10 @@ struct Input {  // rows as a linear wants them: floats, or bytes with a scale an
     scales = from.take<float>(rows * groups);
     starts = from.take<int32_t>(rows * groups);
   }
-  int64_t start(int64_t tile) const { return rows * tile / tiles; }  // the first row of a tile
   struct Tile {
     int64_t first, rows;
   };
+  int64_t start(int64_t tile) const { return rows * tile / tiles; }
   Tile around(int64_t row) const {
     const int64_t tile = ((row + 1) * tiles - 1) / rows;
     return {start(tile), start(tile + 1) - start(tile)};
