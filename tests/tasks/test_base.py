@@ -116,7 +116,7 @@ def test_packs_are_full_and_bounded(folder: Path, monkeypatch: pytest.MonkeyPatc
     seen: list[list[int]] = []
     run = pipe.run
     monkeypatch.setattr(
-        pipe, "run", lambda pieces, options: (seen.append([len(p.ids) for p in pieces]), run(pieces, options))[1]
+        pipe, "run", lambda pieces, *rest: (seen.append([len(p.ids) for p in pieces]), run(pieces, *rest))[1]
     )
     pipe(TEXTS)
     assert all(sum(pack) <= 100 for pack in seen)
@@ -204,10 +204,10 @@ def test_a_pack_that_fails_names_the_item_to_blame(folder: Path, monkeypatch: py
 
     counts = [len(ids) for ids in pipe.tokenizer(TEXTS)["input_ids"]]
 
-    def failing(pieces: Any, options: Any) -> Any:
+    def failing(pieces: Any, *rest: Any) -> Any:
         if any(len(piece.ids) == counts[5] for piece in pieces):
             raise ValueError("an unlucky number")
-        return run(pieces, options)
+        return run(pieces, *rest)
 
     unlucky = [i for i, count in enumerate(counts) if count == counts[5]]
     expected = pipe(TEXTS)

@@ -37,18 +37,25 @@ class Job:
         return scores
 
     @property
+    def all_seen(self) -> bool:
+        """Whether somebody wants to see the scores of all tokens."""
+        return bool(self.config.output_scores or self.stop.criteria or self.decoding.guesses)
+
+    @property
     def candidates(self) -> int:
         """How many of the likeliest tokens are enough to choose from; 0 where all are needed."""
         c = self.config
-        if c.output_scores or self.stop.criteria or self.decoding.guesses:  # somebody wants to see the scores of all
+        if self.all_seen:
             return 0
         return 1 if not c.do_sample else c.top_k if c.top_k < self.vocab else 0
 
     def best(self, ids: Tensor, new: int, count: int, *, weighed: bool = True) -> tuple[Tensor, Tensor] | None:
         """The `count` likeliest tokens of each row after every rule, as `LanguageHead.best` gives them; None where
-        rules look at the scores of all."""
+        somebody looks at the scores of all."""
         banned = forbidden(self.processors, new)
-        return None if banned is None else self.decoding.best(ids, count, self._rule(banned), weighed=weighed)
+        if banned is None or self.all_seen:
+            return None
+        return self.decoding.best(ids, count, self._rule(banned), weighed=weighed)
 
     def write(self, ids: Tensor, end: int, new: int, *, logs: Tensor | None, draws: Tensor | None) -> list[int] | None:
         """Let the kernels write column `end` of histories, if they can, which hold `new` tokens of their own so far."""
