@@ -10,19 +10,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/performance.md"
-SUMMARY = "Goals, met and missed"
+SUMMARY, NOTES = "Goals, met and missed", "# Notes"
+_END = rf"(?=^## |^{NOTES}$|\Z)"
 _TABLE = "| goal | at least | measured | |\n|---|---|---|---|"
 
 
 def write(heading: str, text: str, page: Path = PAGE) -> None:
-    """Put `text` under "## heading" in place of what stands there, or at the end of the page."""
+    """Put `text` under "## heading" in place of what stands there, or behind all that was measured."""
     old, section = page.read_text(encoding="utf-8"), f"## {heading}\n\n{text.strip()}\n"
-    found = re.search(rf"^## {re.escape(heading)}$.*?(?=^## |\Z)", old, re.M | re.S)
-    if found is None:
-        fresh = f"{old.rstrip()}\n\n{section}"
-    else:
-        rest = old[found.end() :]
-        fresh = old[: found.start()] + section + (f"\n{rest}" if rest else "")
+    found = re.search(rf"^## {re.escape(heading)}$.*?{_END}|(?=^{NOTES}$)", old, re.M | re.S)
+    start, end = found.span() if found else (len(old), len(old))
+    fresh = f"{old[:start].rstrip()}\n\n{section}" + (f"\n{old[end:]}" if old[end:] else "")
     temporary = page.with_suffix(".tmp")
     temporary.write_text(fresh, encoding="utf-8")
     os.replace(temporary, page)
@@ -31,7 +29,7 @@ def write(heading: str, text: str, page: Path = PAGE) -> None:
 def summarise(page: Path = PAGE) -> None:
     """Put the goals of all sections together under one heading, so that none of their numbers is copied by hand."""
     lines = ["| section | goal | at least | measured | |", "|---|---|---|---|---|"]
-    for heading, text in re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.M | re.S):
+    for heading, text in re.findall(rf"^## (.+?)$(.*?){_END}", page.read_text(encoding="utf-8"), re.M | re.S):
         for table in text.split(_TABLE)[1:]:
             rows = re.match(r"(?:\n\|.*)*", table)
             assert rows is not None
