@@ -20,7 +20,6 @@ from regard.checkpoint.load import from_config
 from regard.models.model import Model
 from regard.models.registry import family_of
 
-_TABLES = ("encoder.front.token.weight",)
 _LAYER = re.compile(r"(?<=\.stack\.layers\.)\d+")
 
 
@@ -48,7 +47,7 @@ def shrink(
     with torch.no_grad():
         for name, parameter in small.named_parameters():
             source = weights[_LAYER.sub(lambda found: str(chosen[int(found[0])]), name)]
-            parameter.copy_(source[kept] if kept is not None and name in _TABLES else source)
+            parameter.copy_(source[kept] if source.shape != parameter.shape else source)  # a row for each token
     small.name, small.folder, small.fresh, small.processor = model.name, model.folder, model.fresh, processor
     return small.train(model.training)
 
