@@ -49,7 +49,7 @@ def python(*extra: str) -> Path:
         command = [str(found), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), *wanted]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=2400)
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        said = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).strip().splitlines()
         raise Missing(f"not installed: {said[-1] if said else error}") from None
     done.write_text("\n".join([*known, *wanted]))
     return found

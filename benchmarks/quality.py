@@ -1,6 +1,7 @@
-"""What small weights cost trained checkpoints: directions of sentence vectors, guesses at hidden tokens, heard words.
+"""What small weights cost trained checkpoints: directions of sentence vectors, guesses at hidden tokens, heard words,
+and the letters that follow.
 
-    REGARD_TEST_DATA=... python -m benchmarks.quality [--only cosine,perplexity,words]
+    REGARD_TEST_DATA=... python -m benchmarks.quality [--only cosine,perplexity,words,letters]
 
 `REGARD_TEST_MINILM` names a folder of all-MiniLM-L6-v2 (examples/search.py fetches one). A measure whose data is absent
 is left out, and said to be. "oneDNN" is what a machine without a compiler does.
@@ -22,6 +23,8 @@ import torch
 
 import regard
 from regard import native
+from regard.checkpoint.find import find
+from regard.training.judge import judge
 from regard.training.metrics import wer
 
 DATA = Path(os.environ.get("REGARD_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
@@ -86,10 +89,18 @@ def words(way: str) -> dict[str, float]:
     return {"word errors": wer(found, [clip["reference"] for clip in clips])}
 
 
+def letters(way: str) -> dict[str, float]:
+    """Perplexity of regard/shakespeare on the last tenth of its text."""
+    folder = find("regard/shakespeare").path
+    os.environ["REGARD_DATA"] = str(DATA / "data")
+    return {"perplexity": judge(opened(folder, way), folder / "recipe.toml")["perplexity"]}
+
+
 MEASURES: dict[str, tuple[str, Path, Callable[[str], dict[str, float]]]] = {
     "cosine": ("all-MiniLM-L6-v2, 96 reviews: cosine to float32", MINILM, cosine),
     "perplexity": ("rxnfp, hidden tokens", DATA / "checkpoints/rxnfp-bert-mlm", perplexity),
     "words": ("whisper-tiny.en, 25 clips", DATA / "checkpoints/whisper-tiny.en", words),
+    "letters": ("regard/shakespeare, 111,540 letters", find("regard/shakespeare").path, letters),
 }
 
 

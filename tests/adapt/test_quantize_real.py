@@ -33,3 +33,10 @@ def test_words_are_heard_as_well(way: str) -> None:
     ready("words")
     pytest.importorskip("soundfile")
     assert quality.words(way)["word errors"] <= quality.words("float32")["word errors"]
+
+
+@INT8
+def test_letters_are_foreseen_as_well(way: str) -> None:
+    if not (quality.DATA / "data/shakespeare/input.txt").exists():
+        pytest.skip("there is no data of shakespeare")
+    assert quality.letters(way)["perplexity"] <= 1.005 * quality.letters("float32")["perplexity"]

@@ -13,11 +13,11 @@ from regard.training.data.tokenizer import train_tokenizer
 TEXTS = ["the cat sat on the mat", "a dog ran over the warm mat", "cats and dogs run, warm and fast"] * 3
 
 
-def bert(layers: int = 4) -> Model:
+def bert(layers: int = 4, head: str = "classification") -> Model:
     tokenizer = train_tokenizer(TEXTS, kind="wordpiece", vocab_size=90, use="masked", min_frequency=1)
     raw = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4}
     raw |= {"intermediate_size": 48, "vocab_size": len(tokenizer), "num_labels": 2}
-    model = regard.from_config(raw, head="classification", seed=0).eval()
+    model = regard.from_config(raw, head=head, seed=0).eval()
     model.processor = tokenizer
     return model
 
@@ -34,6 +34,16 @@ def test_fewer_tokens_change_nothing_for_texts_of_those_that_are_left() -> None:
     before, after = (m.processor([TEXTS[0]])["input_ids"][0] for m in (model, small))
     assert model.processor.convert_ids_to_tokens(before) == small.processor.convert_ids_to_tokens(after)
     torch.testing.assert_close(scores(small, TEXTS[0]), scores(model, TEXTS[0]), rtol=0, atol=0)
+
+
+def test_scores_of_tokens_that_are_left_are_those_of_the_model() -> None:
+    model = bert(head="masked-lm")
+    with torch.no_grad():
+        model.head.out.bias.copy_(torch.linspace(-1, 1, len(model.processor)))
+    small = adapt.shrink(model, vocabulary=len(model.processor) - 8, texts=TEXTS[:1])
+    words = small.processor.convert_ids_to_tokens(list(range(len(small.processor))))
+    left = model.processor.convert_tokens_to_ids(words)
+    torch.testing.assert_close(scores(small, TEXTS[0]), scores(model, TEXTS[0])[..., left])
 
 
 def test_layers_that_are_kept_are_those_of_the_model(tmp_path) -> None:

@@ -178,7 +178,7 @@ def _log(run: Path) -> list[dict[str, Any]]:
 
 
 def _scores(model: str, recipe: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    scores = judge(model, recipe, metrics=tuple(about.get("measure", ())))
+    scores = judge(model, recipe, metrics=tuple(name for name in about.get("measure", ()) if name != "loss"))
     del scores["seconds"]
     return scores
 
