@@ -33,7 +33,12 @@ from regard.zoo.card import Card, write_card
 
 LIMIT = 15_000_000
 """Bytes that one model may take, all files together."""
-STORED = {"bf16": "bfloat16", "int8": "int8, and bfloat16 what no linear holds", "float32": "float32"}
+STORED = {
+    "bf16": "bfloat16",
+    "int8": "int8, and bfloat16 what no linear holds",
+    "int4": "int4, and bfloat16 what no linear holds",
+    "float32": "float32",
+}
 NEEDED = ("title", "tasks", "example", "data", "source", "licence", "weights_licence", "held_out", "limits")
 """What [about] of a recipe must say for a card."""
 _FREE = ("model", "output", "about")
@@ -63,14 +68,14 @@ def embed(
     asked = read_recipe(recipe).model
     if not isinstance(asked, str):
         model.raw |= {name: asked[name] for name in _WRITING if name in asked}
-    if to == "int8":
-        quantize(model, "int8", force=True)
+    if to in ("int8", "int4"):
+        quantize(model, to, force=True)  # type: ignore[arg-type]
     if to == "bf16":
         model = model.to(torch.bfloat16)
     folder = zoo / recipe.stem
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
-    if to == "int8":
+    if to in ("int8", "int4"):
         _halve(folder / "model.safetensors")
     shutil.copyfile(recipe, folder / "recipe.toml")
     scores = _scores(str(folder), recipe, about)

@@ -11,7 +11,7 @@ import pytest
 
 from regard.preprocess.text import Tokenizer
 from regard.training.data.read import read_rows
-from regard.training.data.tokenizer import train_tokenizer
+from regard.training.data.tokenizer import KINDS, train_tokenizer
 
 TEXTS = [f"the quick brown fox number {i} jumps over the lazy dog, isn't it? Ça va très bien." for i in range(50)]
 PROBES = ["the lazy fox", "Unseen  spaces\n\nand\ttabs", "日本 🙂 Ça", "", " lead", "<tag> the"]
@@ -91,7 +91,7 @@ def test_lowercase_and_accents() -> None:
 
 
 def test_training_is_the_same_each_time(tmp_path: Path) -> None:
-    for kind in ("bpe", "wordpiece", "characters"):
+    for kind in KINDS:
         folders = [tmp_path / f"{kind}{i}" for i in range(2)]
         for folder in folders:
             train_tokenizer(iter(TEXTS), folder, kind=kind, vocab_size=300)

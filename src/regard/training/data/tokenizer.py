@@ -187,7 +187,7 @@ def train_tokenizer(
         texts = texts if isinstance(texts, Sequence) else list(texts)
         trainer.special_tokens = [*tokens, *_inner(made, texts)]
     _train(made, trainer, texts, kind, len(special))
-    made = _without_added(made, special)
+    made = _settled(made, special)
     _dress(made, kind, use, named)
     config: dict[str, Any] = {**named, "model_input_names": list(USES[use].inputs)}
     if special_tokens:
@@ -221,10 +221,15 @@ def _inner(made: tokenizers.Tokenizer, texts: Iterable[str]) -> list[str]:
     return [f"##{letter}" for letter in sorted(found)]
 
 
-def _without_added(made: tokenizers.Tokenizer, special: Sequence[str]) -> tokenizers.Tokenizer:
-    """The same with no added tokens but the special ones."""
+def _settled(made: tokenizers.Tokenizer, special: Sequence[str]) -> tokenizers.Tokenizer:
+    """The same with no added tokens but the special ones; and the pieces of a unigram model, whose scores differ in
+    their last digits from run to run, and pieces of one score in their order, are rounded and put in order."""
     state = json.loads(made.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in special]
+    if state["model"]["type"] == "Unigram":
+        first, pieces = state["model"]["vocab"][: len(special)], state["model"]["vocab"][len(special) :]
+        pieces = sorted(([piece, round(score, 3)] for piece, score in pieces), key=lambda pair: (-pair[1], pair[0]))
+        state["model"]["vocab"] = first + pieces
     return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 
