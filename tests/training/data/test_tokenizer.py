@@ -11,7 +11,7 @@ import pytest
 
 from regard.preprocess.text import Tokenizer
 from regard.training.data.read import read_rows
-from regard.training.data.tokenizer import KINDS, train_tokenizer
+from regard.training.data.tokenizer import train_tokenizer
 
 TEXTS = [f"the quick brown fox number {i} jumps over the lazy dog, isn't it? Ça va très bien." for i in range(50)]
 PROBES = ["the lazy fox", "Unseen  spaces\n\nand\ttabs", "日本 🙂 Ça", "", " lead", "<tag> the"]
