@@ -46,7 +46,7 @@ def table(stack: NativeStack, rows: int, passes: int, run: Callable[[], float], 
     found = {
         "linears of attention": alone["attention, linears"],
         "linears of feed-forward layers": alone["feed-forward, linears"],
-        "norms": alone["attention, norms"] + alone["feed-forward, norms"] + each["norm"],
+        "norms": alone["attention, norms"] + alone["feed-forward, norms"] + each.get("norm", 0.0),
         "attention itself": each["attention"] - alone["attention, linears"] - alone["attention, norms"],
         "activations": each["feed-forward"] - alone["feed-forward, linears"] - alone["feed-forward, norms"],
     }
