@@ -67,7 +67,8 @@ def test_its_card_is_whole_and_speaks_of_its_recipe(name: str) -> None:
         f"seed {card.made['seed']}",
     ):
         assert said and said in page.replace("\\|", "|")
-    assert re.fullmatch(r"[0-9a-f]{40}", card.made["commit"]), "trained from files that no commit has"
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", card.made["commit"])  # a plus: with files changed
+    assert ("with files changed" in page) == card.made["commit"].endswith("+")
     assert not re.search(r'[" `](/|~|\.\.)', page)
     recipe = ROOT / "recipes" / f"{folder.name}.toml"
     assert (folder / "recipe.toml").read_text() == recipe.read_text(), "the recipe has changed since: train it again"

@@ -93,7 +93,9 @@ def write_card(card: Card, folder: Folder) -> None:
 
 def readme(card: Card) -> str:
     """The card as Markdown, under the front matter that model hubs read."""
-    made = card.made
+    made, commit = card.made, str(card.made["commit"])
+    changed = ", with files changed" if commit.endswith("+") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     scores = ", ".join(f"{name} {shown(value)}" for name, value in card.scores.items())
     rows = [
         ("data", card.data),
@@ -107,7 +109,7 @@ def readme(card: Card) -> str:
         ("size", f"{card.parameters:,} parameters, stored as {card.stored}"),
         ("trained by", f"`{made['command']}`, seed {made['seed']}, {made['steps']:,} steps"),
         ("embedded by", f"`{made['embedded']}`"),
-        ("code", f"commit `{made['commit']}`; {', '.join(f'{k} {v}' for k, v in made['versions'].items())}"),
+        ("code", f"commit `{commit.rstrip('+')}`{changed}; {versions}"),
     ]
     if made.get("temperature"):
         rows.append(("temperature", f"{made['temperature']:.3f}, fitted on the validation rows; in the head's weights"))
