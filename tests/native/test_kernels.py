@@ -22,7 +22,7 @@ from regard.config import (
 )
 from regard.native import layout
 from regard.native.branches import AttentionBranch
-from regard.native.run import NativeStack
+from regard.native.run import MANY, NativeStack
 from regard.native.weights import Store
 from regard.nn import KVCache, Linear, build
 from regard.nn.context import cached, with_memory
@@ -195,11 +195,12 @@ def test_layers(level, name, counts):
             parameter.add_(torch.randn_like(parameter) * 0.3)
     native = NativeStack(stack, Store("fp32"))
     assert native.unknown == []
+    native.most = MANY
     cache, context = begun(stack, list(counts))
     other = copy.deepcopy(cache)
     reading = []
     native.torch = lambda x, ctx: reading.append(x)
-    for count in (1, 1, 3, 1):
+    for count in (1, 1, 3, 70, 1):  # 70: by tiles
         x = torch.randn(len(counts), count, 40)
         expected = stack(x, context(cache, count))
         ctx = context(other, count)

@@ -126,7 +126,8 @@ API int rg_attention(const Attention* a, const View* v, void* keys, void* values
   if (v->rows == 0) return OK;
   const int64_t inner = a->heads * a->head_dim, dim = a->branch.dim;
   const int64_t numbers = v->rows * (4 * padded(inner) + padded(dim)) + v->threads * padded(v->keys) * 5;
-  const int64_t size = 4 * numbers + Input::bytes(v->rows, dim) + Input::bytes(v->rows, inner) + 64 * 64;
+  const int64_t tiles = v->length < LONG ? 0 : v->threads * tiles_size(v->keys, a->head_dim);
+  const int64_t size = 4 * numbers + tiles + Input::bytes(v->rows, dim) + Input::bytes(v->rows, inner) + 64 * 64;
   if (!scratch.reserve(static_cast<size_t>(size))) return NO_MEMORY;
   levels[level].attention(*a, *v, keys, values, in, out, scratch);
   return OK;

@@ -16,7 +16,7 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh
 LEVELS = ("portable", "avx2", "avx512", "avx512bf16")
 ERRORS = {
     1: "an address is missing",
-    2: "rows or threads are out of range; attention takes up to 1024 rows, a whole number of tokens for each sequence",
+    2: "rows or threads are out of range; attention takes up to 2048 rows, a whole number of tokens for each sequence",
     3: "a size is out of range",
     4: "a kind of weight, norm or activation is unknown, or linears of one input differ in kind",
     5: "weights are not aligned",

@@ -22,7 +22,7 @@ from regard.nn import Attend, Context, KVCache, Layer, Stack
 
 ROWS = 32
 """Above so many rows torch's matrix products, which reuse what they read, are left to do the work."""
-MANY = 1024
+MANY = 2048
 """So many rows the kernels of attention take; with weights of int8 they are faster than torch up to there."""
 _VERSION, _VALUES = operator.attrgetter("_version"), operator.methodcaller("values")
 

@@ -144,6 +144,8 @@ static void attend(const Attention& a, const View& v, T* keys, T* values, const 
   float *seen = from.take<float>(rows * inner), *y = from.take<float>(rows * a.branch.dim);
   float* scores = from.take<float>(v.threads * room);
   int64_t* places = from.take<int64_t>(v.threads * room * 2);
+  const int64_t each = v.length < LONG ? 0 : tiles_size(v.keys, a.head_dim);
+  char* tiles = from.take<char>(v.threads * each);
   const int64_t work = bytes(a.q) + bytes(a.k) + bytes(a.v) + bytes(a.out) + rows * v.keys * inner;
 #pragma omp parallel num_threads(team(v.threads, work))
   {
@@ -165,8 +167,15 @@ static void attend(const Attention& a, const View& v, T* keys, T* values, const 
     }
     turn_and_keep(share, a, v, q, k, w, keys, values);
 #pragma omp barrier
-    int64_t* place = places + share.index * room * 2;
-    look_all(share, a, v, q, keys, values, scores + share.index * room, {0, place, place + room}, seen);
+    using Small = std::conditional_t<PAIRS, uint16_t, float>;
+    if (v.length < LONG) {
+      int64_t* place = places + share.index * room * 2;
+      look_all(share, a, v, q, keys, values, scores + share.index * room, {0, place, place + room}, seen);
+    } else {
+      char* own = tiles + share.index * each;
+      if (a.q.kind >= INT8) look_all(share, a, v, Tiles<Small>(own, v.keys, a.head_dim), q, keys, values, seen);
+      else look_all(share, a, v, Tiles<float>(own, v.keys, a.head_dim), q, keys, values, seen);
+    }
 #pragma omp barrier
     prepare(share, Norm{}, inner, seen, middle);
 #pragma omp barrier

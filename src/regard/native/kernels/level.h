@@ -5,5 +5,6 @@
 #include "products.h"
 #include "best.h"
 #include "feed_forward.h"
+#include "tiles.h"
 #include "attention.h"
 #include "packing.h"

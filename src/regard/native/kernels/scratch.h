@@ -14,6 +14,11 @@ constexpr int64_t padded(int64_t n) { return (n + 63) / 64 * 64; }
 
 constexpr int64_t MOST = 8;  // rows that are read together
 
+constexpr int64_t LONG = 64, TALL = 6;  // tokens of a sequence from which on queries are multiplied so many together
+constexpr int64_t tiles_size(int64_t keys, int64_t dim) {
+  return 4 * (2 * TALL * padded(keys) + (TALL + 1) * padded(dim) + 2 * padded(keys) * padded(dim));
+}
+
 struct Scratch {  // a thread's own, kept between calls
   char* memory = nullptr;
   size_t size = 0, used = 0;

@@ -13,7 +13,7 @@ enum Error : int {
   OK, NULL_POINTER, BAD_ROWS, BAD_SIZE, BAD_KIND, BAD_ALIGNMENT, BAD_SHAPE, BAD_COLUMN, BAD_LEVEL, BAD_VALUE, NO_MEMORY
 };
 
-constexpr int64_t MAX_ROWS = 1024, AT_ONCE = 128;  // of attention; of the rest, whose results must stay in the cache
+constexpr int64_t MAX_ROWS = 2048, AT_ONCE = 128;  // of attention; of the rest, whose results must stay in the cache
 constexpr int64_t MAX_BEST = 256, MAX_WIDTH = int64_t{1} << 24, MAX_KEYS = int64_t{1} << 28, MAX_THREADS = 1024;
 
 struct Norm {
