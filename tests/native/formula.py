@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from regard.adapt.quantized import GROUP, round4, round8
-from regard.nn import Linear
+from regard.native import layout
+from regard.nn import Attend, Linear
 
 
 def rounded_input(x, group):
@@ -50,11 +51,30 @@ class Rounded(Linear):
         return product(x, self.weight, self.bias, self.precision) if self.active else super().forward(x)
 
 
+class RoundedAttend(Attend):
+    """Attention as the kernels compute it beside small weights: from 64 tokens on, of bf16 where the processor has
+    products of it."""
+
+    def forward(self, q, k, v, mask, bias):
+        if q.shape[2] < 64 or layout.kernels().rg_level() < 3:
+            return super().forward(q, k, v, mask, bias)
+        halves = [x.bfloat16().double() for x in (q * (self.scale or q.shape[-1] ** -0.5), k, v)]
+        q, k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in halves)
+        scores = q @ k.mT if bias is None else q @ k.mT + bias
+        if mask is not None:
+            tril = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+            scores = scores.masked_fill(~(tril if isinstance(mask, str) else mask), -torch.inf)
+        e = (scores - scores.amax(-1, keepdim=True)).exp()
+        return (e.bfloat16().double() @ v / e.sum(-1, keepdim=True)).float()
+
+
 def rounded(module, precision):
     """The same module; its linears compute as the kernels would."""
     for one in module.modules():
         if type(one) is Linear:
             one.__class__, one.precision = Rounded, precision
+        if type(one) is Attend and precision in ("int8", "int4"):
+            one.__class__ = RoundedAttend
     return module
 
 

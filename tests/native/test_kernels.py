@@ -274,7 +274,7 @@ def test_bad_arguments_are_named():
     [
         ({"length": 0}, "rows or threads"),
         ({"rows": 3, "length": 2}, "rows or threads"),
-        ({"rows": 1025}, "rows or threads"),
+        ({"rows": 2049}, "rows or threads"),
         ({"threads": 0}, "rows or threads"),
         ({"keys": 9}, "a size is out of range"),
         ({"keys": 0}, "a size is out of range"),

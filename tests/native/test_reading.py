@@ -12,9 +12,8 @@ from regard import native
 from regard.adapt import quantize
 from regard.native.run import NativeStack
 from regard.native.weights import Store
-from regard.nn import Linear
 from tests.generation.conftest import GPT2, T5, sharpened
-from tests.native.formula import Rounded
+from tests.native.formula import rounded
 
 BERT = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 32, "num_hidden_layers": 2}
 BERT |= {"num_attention_heads": 4, "intermediate_size": 70, "vocab_size": 61, "max_position_embeddings": 300}
@@ -77,9 +76,7 @@ def test_rounding(raw, kind):
     and all tokens of its sequence change a little with it (the longest has half of all); the rest is the same."""
     model = varied(raw)
     exact = copy.deepcopy(model)
-    for module in tower(exact).stack.modules():
-        if type(module) is Linear:
-            module.__class__, module.precision = Rounded, kind
+    rounded(tower(exact).stack, kind)
     native.apply(quantize(model, kind, force=True), required=True)
     natively(model, tower(model).stack.__dict__["through"])
     for found, wanted in zip(*(seeded(one) for one in (model, exact)), strict=True):
