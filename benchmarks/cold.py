@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import report
+
 THEIRS = """
 import sys, transformers
 transformers.logging.set_verbosity_error()
@@ -124,10 +126,24 @@ def main() -> None:
     print(f"{options.threads} thread(s), {options.rounds} rounds\n")
     print("| way | s to the first token | s of processor | peak, MB | more than tiny, MB | of the file |")
     print("| --- | --- | --- | --- | --- | --- |")
+    clocks, parts = dict[str, float](), dict[str, float]()
     for name, rows in times.items():
         clock, spent, peak = (statistics.median(column) for column in zip(*rows, strict=True))
         more = peak - tiny[name]
-        print(f"| {name} | {clock:.2f} | {spent:.2f} | {peak:.0f} | {more:.0f} | {more / sizes[chosen[name][1]]:.2f} |")
+        clocks[name], parts[name] = clock, more / sizes[chosen[name][1]]
+        print(f"| {name} | {clock:.2f} | {spent:.2f} | {peak:.0f} | {more:.0f} | {parts[name]:.2f} |")
+    full, theirs = "regard run, fp32", "transformers, fp32"
+    if full in clocks and theirs in clocks:
+        faster, memory = clocks[theirs] / clocks[full], 1 / parts[full]
+        print()
+        print(
+            report.goals(
+                [
+                    report.Goal("float32: to the first token, transformers' time / ours", 2, faster),
+                    report.Goal("float32: the file's size / peak memory beyond a tiny model's", 1 / 1.1, memory),
+                ]
+            )
+        )
 
 
 if __name__ == "__main__":

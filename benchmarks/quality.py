@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks import report
 
 import regard
 from regard import native
@@ -104,11 +105,15 @@ MEASURES: dict[str, tuple[str, Path, Callable[[str], dict[str, float]]]] = {
 }
 
 
+GOALS = {"perplexity": 0.995, "word errors": 1.0}
+
+
 def main() -> None:
     """Read the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(MEASURES))
     given = parser.parse_args()
+    goals: list[report.Goal] = []
     print(f"kernels: {native.level()}\n\n| measure | {' | '.join(WAYS)} |\n{'|---' * (len(WAYS) + 1)}|")
     for name in given.only.split(","):
         title, folder, measure = MEASURES[name]
@@ -118,6 +123,13 @@ def main() -> None:
         found: list[dict[str, Any]] = [measure(way) for way in WAYS]
         for key in found[0]:
             print(f"| {title}: {key} | {' | '.join(f'{one[key]:.5f}' for one in found)} |", flush=True)
+        exact, small = found[0], found[list(WAYS).index("int8")]
+        if name == "cosine":
+            goals.append(report.Goal("MiniLM: least cosine of int8 to float32", 0.995, small["least"]))
+        else:
+            ((key, least),) = exact.items()
+            goals.append(report.Goal(f"{title}: {key} of float32 / int8", GOALS[key], least / small[key]))
+    print("\n" + report.goals(goals))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from benchmarks import report
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import regard
@@ -72,8 +73,9 @@ def turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]
     return {name: statistics.median(times) for name, times in found.items()}
 
 
-def extras(model: regard.Model, new: int, rounds: int, clock: Clock) -> None:
+def extras(model: regard.Model, new: int, rounds: int, clock: Clock) -> list[report.Goal]:
     """Options beside plain greedy, at one row and at eight."""
+    goals = []
     draw = torch.Generator().manual_seed(0)
     words: Any = Words()
     for batch in (1, 8):
@@ -97,6 +99,9 @@ def extras(model: regard.Model, new: int, rounds: int, clock: Clock) -> None:
         print(f"\n| batch {batch} | ms a step | beside greedy |\n| --- | --- | --- |")
         for name, seconds in found.items():
             print(f"| {name} | {seconds * 1e3:.3f} | {100 * (seconds / found['greedy'] - 1):+.1f} % |", flush=True)
+            if name != "greedy":
+                goals.append(report.Goal(f"{batch} rows, {name} / greedy", 0.95, found["greedy"] / seconds))
+    return goals
 
 
 class Ends:
@@ -201,7 +206,9 @@ def summaries() -> list[str]:
     return [f"{row['text']}\n{row['summary']}" for row in rows if len(row["summary"]) > 50][:12]
 
 
-def lookups(model: regard.Model, name: str, texts: list[str], part: float, rounds: int, clock: Clock) -> None:
+def lookups(
+    model: regard.Model, name: str, texts: list[str], part: float, rounds: int, clock: Clock
+) -> list[report.Goal]:
     """Prompt look-up where the model writes the last `part` of real texts, in byte pairs learnt from them."""
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -237,6 +244,8 @@ def lookups(model: regard.Model, name: str, texts: list[str], part: float, round
             ways[way_name]()
         each = f"{count / sum(passes):.2f}" if passes else "1"
         print(f"| {way_name} | {count / seconds:.1f} | {found['plain'] / seconds:.2f} | {each} |", flush=True)
+    best = found.pop("plain") / min(found.values())
+    return [report.Goal(f"{name}, best look-up / plain", 1, best)]
 
 
 def main() -> None:
@@ -250,17 +259,20 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     clock = time.thread_time if options.threads == 1 else time.perf_counter
     print(f"{options.threads} thread(s), {native.level()}, {clock.__name__}")
-    model, chosen = gpt2(), options.only.split(",")
+    model, chosen, goals = gpt2(), options.only.split(","), list[report.Goal]()
     if "extras" in chosen:
-        extras(model, options.new, options.rounds, clock)
+        goals += extras(model, options.new, options.rounds, clock)
     if "refill" in chosen:
         refill(model, max(1, options.rounds // 2), clock)
     if "guesses" in chosen:
         guesses(model, options.new, options.rounds, clock)
     if "code" in chosen:
-        lookups(model, "code", code(), 0.5, max(1, options.rounds // 2), clock)
+        goals += lookups(model, "code", code(), 0.5, max(1, options.rounds // 2), clock)
     if "summaries" in chosen:
-        lookups(model, "descriptions and their summaries", summaries(), 0.2, max(1, options.rounds // 2), clock)
+        goals += lookups(
+            model, "descriptions and their summaries", summaries(), 0.2, max(1, options.rounds // 2), clock
+        )
+    print("\n" + report.goals(goals))
 
 
 if __name__ == "__main__":

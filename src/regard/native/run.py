@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
+from torch.utils.hooks import RemovableHandle
 
 from regard.adapt.quantized import Quantized
 from regard.native import layout
@@ -35,6 +36,7 @@ class Watch:
         self.attends = [m for m in modules if isinstance(m, Attend)]
         self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.hooks += [registry._global_forward_hooks, registry._global_forward_pre_hooks]
+        self.handles = -1  # how many hooks there ever were, anywhere, when there was none here
         self.owners: list[dict[str, Any]] = [held for m in modules for held in (m._modules, m._parameters) if held]
         self.members = list(self._members())
         self.tensors = [p for p in self.members if isinstance(p, Tensor)]
@@ -49,7 +51,11 @@ class Watch:
 
     def alone(self) -> bool:
         """Whether nobody looks on, as hooks do, which see torch's modules only, or asks for a kernel of torch."""
-        return not any(self.hooks) and all(one.kernel == "auto" for one in self.attends)
+        if self.handles != RemovableHandle.next_id:  # to look at each module takes as long as a small layer
+            if any(self.hooks):
+                return False
+            self.handles = RemovableHandle.next_id
+        return all(one.kernel == "auto" for one in self.attends)
 
     def unchanged(self) -> bool:
         """Whether everything is where and what it was."""
