@@ -155,7 +155,8 @@ def test_exchanged_modules_and_weights_are_noticed(gpt2, rows):
 def test_a_pass_is_kept_while_nothing_moves(gpt2, monkeypatch):
     """One plan for a text; another one when the cache grows, or rows leave it."""
     made, real = [], Pass.__init__
-    monkeypatch.setattr(Pass, "__init__", lambda self, *given: (made.append(None), real(self, *given))[1])
+    noted = lambda self, *given, **named: (made.append(None), real(self, *given, **named))[1]  # noqa: E731
+    monkeypatch.setattr(Pass, "__init__", noted)
     model = native.apply(gpt2, required=True)
     ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
     free = model.generate(ids, max_new_tokens=12, eos_token_id=None)[:, 3:]

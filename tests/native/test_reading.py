@@ -12,6 +12,7 @@ from regard import native
 from regard.adapt import quantize
 from regard.native.run import NativeStack
 from regard.native.weights import Store
+from regard.nn import KVCache
 from tests.generation.conftest import GPT2, T5, sharpened
 from tests.native.formula import rounded
 
@@ -66,6 +67,34 @@ def test_layouts_without_rounding(raw):
     natively(model, through)
     for found, wanted in zip(seeded(model), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("raw", [GPT2, LLAMA], ids=["gpt2", "llama"])
+@torch.no_grad()
+def test_prompts_fill_the_cache(raw):
+    """Equal prompts and ragged ones, as torch reads them; a prompt that goes on is read by torch."""
+    model = varied(raw)
+    equal, ragged = torch.randint(3, 60, (2, 30)), torch.randint(3, 60, (41,))
+    ways = {"equal": (equal, None), "ragged": (ragged, [7, 7, 1, 26])}
+    expected = {name: read(model, *way) for name, way in ways.items()}
+    through = NativeStack(tower(model).stack, Store("fp32"))
+    through.small, real = True, through.torch
+    natively(model, through)
+    for name, way in ways.items():
+        for found, wanted in zip(read(model, *way), expected[name], strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    through.torch = real
+    cache, whole = KVCache(), tower(model)(equal)[0]
+    found = [tower(model)(part, cache=cache)[0] for part in equal.split([3, 20, 7], 1)]
+    torch.testing.assert_close(torch.cat(found, 1), whole, rtol=0, atol=1e-5 * float(whole.abs().max()))
+
+
+def read(model, ids, lengths):
+    """States of a prompt, and what is then held of each row."""
+    cache = KVCache()
+    states = tower(model)(ids, lengths=lengths, cache=cache)[0]
+    held = [part[row, :, :n] for pair in cache.pairs() for part in pair for row, n in enumerate(cache.lengths)]
+    return [states, *held]
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from regard.native import layout
@@ -66,7 +67,11 @@ class AttentionBranch(Branch):
         return ctx.cache.memory_room(ctx.layer) if self.sort.is_cross else ctx.cache.room(ctx.layer)
 
     def plan(self, p: Pass, ctx: Context) -> None:
-        p.attention(self.structure, self.sort, self.held(ctx), ctx)
+        pair = self.held(ctx)
+        if pair is None and ctx.cache is not None:
+            like = torch.empty(self.sort.kv_heads, self.sort.head_dim, dtype=p.dtype)
+            pair = ctx.cache.make_room(ctx.layer, like, like)
+        p.attention(self.structure, self.sort, pair, ctx)
 
 
 class FeedForwardBranch(Branch):

@@ -22,7 +22,14 @@ FLOATS = (torch.float32, torch.bfloat16)
 AT_ONCE = 128  # rows that are read together, so that what layers make of them stays in the cache
 
 
-Place = tuple[int, int, int]
+class Place(NamedTuple):
+    """In which group of the context sequences are, after how many others there, after how many tokens and how many
+    sequences of the pass."""
+
+    group: int = 0
+    first: int = 0
+    before: int = 0
+    row: int = 0
 
 
 class Sort(NamedTuple):
@@ -38,13 +45,14 @@ class Sort(NamedTuple):
 class Sight:
     """What some sequences of a pass look at in all layers of a sort, told anew before each run.
 
-    `keys` (B, H, S, D) are like those of each layer. `place` says in which group of the context the sequences are,
-    after how many others there, and after how many rows of the pass.
+    `keys` (B, H, S, D) are like those of each layer. `place` says where sequences that see their new tokens only are;
+    without one, all of them look at what the cache holds.
     """
 
-    def __init__(self, sort: Sort, keys: Tensor, count: int, length: int, place: Place = (0, 0, 0)):
+    def __init__(self, sort: Sort, keys: Tensor, count: int, length: int, place: Place | None = None):
         assert keys.stride(3) == 1 and keys.dtype in FLOATS
-        self.sort, (self.group, self.first, self.before) = sort, place
+        self.sort, self.in_cache, self.place = sort, place is None, place or Place()
+        self.rows = slice(self.place.row, self.place.row + count)  # of the cache
         self.view = view = layout.View(rows=count * length, length=length, threads=threads())
         view.places, view.capacity, view.half = keys.shape[0], keys.shape[2], keys.dtype == torch.bfloat16
         view.by_row, view.by_head, view.by_key, _ = keys.stride()
@@ -58,13 +66,13 @@ class Sight:
     def update(self, ctx: Context, turns: Callable[[RopeConfig], Tensor]) -> None:
         """Look at what a run looks at; `turns` gives cosines and sines of all rows (2, rows, D)."""
         view, c = self.view, self.sort
-        group = (ctx.memory_groups if c.is_cross else ctx.groups)[self.group]
+        group = (ctx.memory_groups if c.is_cross else ctx.groups)[self.place.group]
         self._kept.clear()
         view.keys = group.k.positions.shape[1]
-        if ctx.cache is not None:
+        if self.in_cache and ctx.cache is not None:
             self._in_cache(ctx.cache)
         if c.rope is not None:
-            cos, sin = turns(c.rope)[:, self.before :]
+            cos, sin = turns(c.rope)[:, self.place.before :]
             view.cos, view.sin, view.rope_dim = self._keep(cos), self._keep(sin), cos.shape[-1]
         self._masked(group.mask(c.mask))
         self._biased(None if c.is_cross else group.bias)
@@ -91,7 +99,7 @@ class Sight:
         if mask is not None:
             mask = mask.expand(-1, 1, view.length, view.keys).contiguous()
             view.mask_by_row, view.mask_by_token = mask.stride(0) * (mask.shape[0] > 1), mask.stride(2)
-            view.mask = self._keep(mask) + self.first * view.mask_by_row
+            view.mask = self._keep(mask) + self.place.first * view.mask_by_row
 
     def _biased(self, bias: Tensor | None) -> None:
         view = self.view
@@ -100,16 +108,18 @@ class Sight:
             bias = bias.float().contiguous()
             view.bias_by_row = bias.stride(0) * (bias.shape[0] > 1)
             view.bias_by_head, view.bias_by_token = bias.stride(1), bias.stride(2)
-            view.bias = self._keep(bias) + self.first * view.bias_by_row * bias.itemsize
+            view.bias = self._keep(bias) + self.place.first * view.bias_by_row * bias.itemsize
 
 
 class Pass:
     """Rows (rows, C) float32 that every branch adds to, and what is done to them, step after step.
 
-    It is planned once. One over a cache may be run again and again, as long as it `fits`.
+    It is planned once. One over a cache may be run again and again, as long as it `fits`; one that `begins` fills an
+    empty one.
     """
 
-    def __init__(self, like: Tensor, ctx: Context):
+    def __init__(self, like: Tensor, ctx: Context, *, begins: bool = False):
+        self.alone = begins or ctx.cache is None  # whether new tokens look at each other only
         self.shape, self.dtype, self.threads = like.shape, like.dtype, threads()
         self.pairs = [] if ctx.cache is None else ctx.cache.pairs()
         self.x = torch.empty(like.shape[:-1].numel(), like.shape[-1])
@@ -145,10 +155,11 @@ class Pass:
         """Plan attention over a layer's keys and values in the cache, or over the new tokens alone."""
         key = sort, None if pair is None else pair[0].stride()
         if key not in self._sights:
-            self._sights[key] = list(self._rectangles(sort, ctx) if pair is None else self._cached(sort, pair, ctx))
+            found = self._rectangles(sort, pair, ctx) if self.alone or pair is None else self._cached(sort, pair)
+            self._sights[key] = list(found)
         for sight, room in self._sights[key]:
-            call, at = self.call("attention", structure), sight.before * self.x.stride(0) * self.x.itemsize
-            keys, values = room if pair is None else pair
+            call, at = self.call("attention", structure), sight.place.before * self.x.stride(0) * self.x.itemsize
+            keys, values = room if pair is None else (part[sight.rows] for part in pair)
             call.view, call.keys, call.values = addressof(sight.view), keys.data_ptr(), values.data_ptr()
             call.in_, call.out = self.where + at, self.to + at
 
@@ -156,21 +167,22 @@ class Pass:
         """All that is looked at."""
         return [sight for sights in self._sights.values() for sight, _ in sights]
 
-    def _cached(self, sort: Sort, pair: Pair, ctx: Context) -> Iterator[tuple[Sight, Pair]]:
+    def _cached(self, sort: Sort, pair: Pair) -> Iterator[tuple[Sight, Pair]]:
         assert pair[0].stride() == pair[1].stride()
         yield Sight(sort, pair[0], *self.shape[:2]), pair
 
-    def _rectangles(self, sort: Sort, ctx: Context) -> Iterator[tuple[Sight, Pair]]:
-        """Tokens that look at each other only, some sequences at a time; all layers use the same room for keys."""
-        before = 0
+    def _rectangles(self, sort: Sort, pair: Pair | None, ctx: Context) -> Iterator[tuple[Sight, Pair]]:
+        """Tokens that look at each other only, some sequences at a time; without a cache all layers use the same room
+        for keys."""
+        before = row = 0
         shapes = [(self.shape[0], self.shape[1])] if ctx.lengths is None else runs(ctx.lengths)
         for group, (count, length) in enumerate(shapes):
             some = max(1, AT_ONCE // length)
             for first in range(0, count, some):
                 n = min(some, count - first)
-                keys, values = torch.empty(2, n, sort.kv_heads, length, sort.head_dim)
-                yield Sight(sort, keys, n, length, (group, first, before)), (keys, values)
-                before += n * length
+                keys, values = pair or torch.empty(2, n, sort.kv_heads, length, sort.head_dim)
+                yield Sight(sort, keys, n, length, Place(group, first, before, row)), (keys, values)
+                before, row = before + n * length, row + n
 
     def split(self) -> None:
         """Let the branches that follow read what the rows are now, whatever is added to them."""
@@ -222,7 +234,7 @@ class Pass:
     def _turns(self, rope: RopeConfig, ctx: Context) -> Tensor:
         """Cosines and sines of all rows (2, rows, D). A token's column in a cache is its position: there is a table."""
         if rope not in self._turned:
-            if ctx.cache is None:
+            if self.alone:
                 parts = [part.expand(*self.shape[:-1], 1, -1).reshape(len(self.x), -1) for part in ctx.rotary(rope)]
                 self._turned[rope] = torch.stack(parts)
             else:

@@ -116,21 +116,28 @@ class NativeStack(StandIn):
         kept = None if cache is None else self.passes.get(cache)
         if kept is not None and cache is not None and kept.fits(x, ctx):
             return kept if cache.steady or self._suits(x, ctx) else None
-        if not self._suits(x, ctx) or (cache is not None and not self._begun(ctx)):
+        if not self._suits(x, ctx):
             return None
-        p = self._planned(x, ctx)
-        if cache is not None:
-            self.passes[cache] = p
+        if cache is None or self._begins(cache):
+            return self._planned(x, ctx, begins=cache is not None)
+        if not self._begun(ctx):
+            return None
+        p = self.passes[cache] = self._planned(x, ctx)
         return p
 
     def _suits(self, x: Tensor, ctx: Context) -> bool:
         """Whether this is a step of writing, or a text that is read by small weights, and all is as it was."""
-        if ctx.cache is None:
+        if ctx.cache is None or self._begins(ctx.cache):
             short = all(group.q.positions.shape[1] <= MANY for group in ctx.groups)
             fits = self.small and few(x, None) and short and not ctx.memory_groups
+            fits = fits and (ctx.cache is None or ctx.groups[0].q_valid is None)
         else:
             fits = few(x, self.most) and ctx.lengths is None and ctx.groups[0].q_valid is None
         return fits and not self.stack.training and self.watch.alone() and self.watch.unchanged()
+
+    def _begins(self, cache: KVCache) -> bool:
+        """Whether this reads a prompt as it reads any text."""
+        return self.small and not self.unknown and cache.begins
 
     def _begun(self, ctx: Context) -> bool:
         for ctx.layer, index in enumerate(self.stack.config.order):
@@ -139,8 +146,8 @@ class NativeStack(StandIn):
                     return False
         return True
 
-    def _planned(self, x: Tensor, ctx: Context) -> Pass:
-        p = Pass(x, ctx)
+    def _planned(self, x: Tensor, ctx: Context, *, begins: bool = False) -> Pass:
+        p = Pass(x, ctx, begins=begins)
         p.call("copy")
         self.plan(p, ctx)
         p.close()

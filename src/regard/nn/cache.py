@@ -32,6 +32,7 @@ class KVCache:
         self._numbers: Tensor | None = None
         self.columns: Tensor | slice = slice(0, 0)  # where new tokens go: the same in all rows, or each one's
         self.steady = False  # whether the model is surely what it was at the last pass: nobody else has had a turn
+        self.begins = False  # whether the announced tokens are the first ones
         self.width = 0  # columns that hold something: the longest row, counting what `reserve` announced
 
     def reserve(self, counts: Sequence[int], positions: Tensor) -> None:
@@ -42,6 +43,7 @@ class KVCache:
         self.lengths = self.lengths or [0] * len(counts)
         if len(counts) != len(self.lengths):
             raise ValueError(f"the cache holds {len(self.lengths)} rows but the input has {len(counts)}")
+        self.begins = not any(self.lengths)
         packed = positions.ndim == 1
         uniform = len(set(self.lengths)) == 1 and len(set(counts)) == 1
         # Padding after a short row is written too (and overwritten later), so the widest write sets the end.
@@ -76,11 +78,7 @@ class KVCache:
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write new keys and values, (B, T, Hkv, D) or (N, Hkv, D), and return all so far, (B, Hkv, S, D)."""
         self.settle()
-        room = self.room(layer)
-        if room is None:
-            self.capacity = max(self.capacity, self.width)
-            shape = (len(self.lengths), k.shape[-2], self.capacity)
-            room = self._held[layer] = k.new_zeros(*shape, k.shape[-1]), v.new_zeros(*shape, v.shape[-1])
+        room = self.room(layer) or self.make_room(layer, k, v)
         for held, new in zip(room, (k, v), strict=True):
             if self._rows is None:
                 held[:, :, self.columns] = new.transpose(1, 2)
@@ -94,6 +92,13 @@ class KVCache:
         New tokens belong into a row's own columns; where its older ones lie, `origins` tells.
         """
         return self._held.get(layer)
+
+    def make_room(self, layer: int, k: Tensor, v: Tensor) -> Pair:
+        """Room for a layer's first keys and values, which are like these, (..., Hkv, D)."""
+        self.capacity = max(self.capacity, self.width)
+        keys, values = (x.new_zeros(len(self.lengths), x.shape[-2], self.capacity, x.shape[-1]) for x in (k, v))
+        self._held[layer] = keys, values
+        return keys, values
 
     def pairs(self) -> list[Pair]:
         """All keys and values, those of cross-attention last: the same objects as long as they lie where they lay."""
