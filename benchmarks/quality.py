@@ -1,7 +1,7 @@
 """What small weights cost trained checkpoints: directions of sentence vectors, guesses at hidden tokens, heard words,
 and the letters that follow.
 
-    REGARD_TEST_DATA=... python -m benchmarks.quality [--only cosine,perplexity,words,letters]
+    REGARD_TEST_DATA=... python -m benchmarks.quality [--only cosine,perplexity,words,letters,steps]
 
 `REGARD_TEST_MINILM` names a folder of all-MiniLM-L6-v2 (examples/search.py fetches one). A measure whose data is absent
 is left out, and said to be. "oneDNN" is what a machine without a compiler does.
@@ -25,6 +25,7 @@ from benchmarks import report
 import regard
 from regard import native
 from regard.checkpoint.find import find
+from regard.nn import KVCache
 from regard.training.judge import judge
 from regard.training.metrics import wer
 
@@ -97,11 +98,28 @@ def letters(way: str) -> dict[str, float]:
     return {"perplexity": judge(opened(folder, way), folder / "recipe.toml")["perplexity"]}
 
 
+@torch.no_grad()
+def steps(way: str) -> dict[str, float]:
+    """Perplexity of regard/shakespeare where letters are read one after another, as it does when it writes: the last
+    192 of 256, of 64 places in the same text. What is kept of those before is smaller too, beside small weights."""
+    model = opened(find("regard/shakespeare").path, way)
+    text = (DATA / "data/shakespeare/input.txt").read_text("utf-8")
+    text = text[-(len(text) // 10) :]
+    rows = torch.tensor([model.processor([text[i * 1700 :][:256]])["input_ids"][0] for i in range(64)])
+    cache, loss = KVCache(256), 0.0
+    scores = model(rows[:, :64], cache=cache).logits[:, -1]
+    for column in range(64, 256):
+        loss -= float(scores.log_softmax(-1).gather(1, rows[:, column : column + 1]).mean()) / 192
+        scores = model(rows[:, column : column + 1], cache=cache).logits[:, -1]
+    return {"perplexity": math.exp(loss)}
+
+
 MEASURES: dict[str, tuple[str, Path, Callable[[str], dict[str, float]]]] = {
     "cosine": ("all-MiniLM-L6-v2, 96 reviews: cosine to float32", MINILM, cosine),
     "perplexity": ("rxnfp, hidden tokens", DATA / "checkpoints/rxnfp-bert-mlm", perplexity),
     "words": ("whisper-tiny.en, 25 clips", DATA / "checkpoints/whisper-tiny.en", words),
     "letters": ("regard/shakespeare, 111,540 letters", find("regard/shakespeare").path, letters),
+    "steps": ("regard/shakespeare, letters read one by one", find("regard/shakespeare").path, steps),
 }
 
 

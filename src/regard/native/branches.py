@@ -69,7 +69,9 @@ class AttentionBranch(Branch):
     def plan(self, p: Pass, ctx: Context) -> None:
         pair = self.held(ctx)
         if pair is None and ctx.cache is not None:
-            like = torch.empty(self.sort.kv_heads, self.sort.head_dim, dtype=p.dtype)
+            small = self.structure.q.kind in (layout.KINDS["int8"], layout.KINDS["int4"])
+            dtype = torch.bfloat16 if small else p.dtype  # beside weights of a byte, keys of four take most of the time
+            like = torch.empty(self.sort.kv_heads, self.sort.head_dim, dtype=dtype)
             pair = ctx.cache.make_room(ctx.layer, like, like)
         p.attention(self.structure, self.sort, pair, ctx)
 

@@ -84,7 +84,7 @@ class KVCache:
                 held[:, :, self.columns] = new.transpose(1, 2)
             else:
                 held[self._rows, :, self.columns] = new
-        return room[0][:, :, : self.width], room[1][:, :, : self.width]
+        return room[0][:, :, : self.width].type_as(k), room[1][:, :, : self.width].type_as(v)
 
     def room(self, layer: int) -> Pair | None:
         """A layer's keys and values with room for the announced tokens, to write into; None if nothing is held yet.
