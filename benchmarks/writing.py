@@ -1,10 +1,10 @@
 """What comes on top of a step: sampling, streams, stop strings, ragged batches; places filled again; guessed tokens.
 
-    python -m benchmarks.writing [--threads 1] [--rounds 5] [--new 24] [--only extras,refill,guesses,code,summaries]
+    python -m benchmarks.writing [--threads 1] [--rounds 5] [--new 24] [--only extras,prompts,refill,...]
 
 GPT-2 (124 million random weights) in int8, through the native kernels. Ways take turns; times are medians of rounds, by
 the processor with --threads 1, else by the clock. "extras" and "guesses" time steps after a prompt of 32 tokens.
-"refill" writes texts whose lengths are log-normal (median 24 tokens), in fixed batches and with places filled again.
+"prompts" reads prompts of several lengths. "refill" writes texts whose lengths are log-normal (median 24 tokens), in fixed batches and with places filled again.
 "code" and "summaries" let the model write real texts (a rule dictates them), and say how many tokens prompt look-up
 guesses there: the second half of long files of this package, and the summaries of descriptions of programs.
 """
@@ -30,6 +30,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 import regard
 from regard import native
 from regard.generation.guess import Guess, Guessing
+from regard.native.run import NativeStack
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("REGARD_TEST_DATA", ROOT.parent / "shared"))
@@ -102,6 +103,25 @@ def extras(model: regard.Model, new: int, rounds: int, clock: Clock) -> list[rep
             if name != "greedy":
                 goals.append(report.Goal(f"{batch} rows, {name} / greedy", 0.95, found["greedy"] / seconds))
     return goals
+
+
+def prompts(model: regard.Model, rounds: int, clock: Clock) -> None:
+    """Reading a prompt and writing a token: by the kernels, and by torch with their products and its own attention."""
+    print("\n| tokens of a prompt | kernels, ms | torch around their products, ms | ratio |\n| --- | --- | --- | --- |")
+    for length in (32, 128, 512, 1000):
+        ids = torch.randint(0, 50257, (1, length), generator=torch.Generator().manual_seed(0))
+
+        def way(begins: bool, ids: torch.Tensor = ids) -> float:
+            with mock.patch.object(NativeStack, "_begins", lambda self, cache: begins and cache.begins):
+                start = clock()
+                model.generate(ids, max_new_tokens=1)
+                return clock() - start
+
+        ways = {"kernels": lambda: way(True), "torch": lambda: way(False)}
+        turns(ways, 1)  # warms up
+        found = turns(ways, 2 * rounds + 1)
+        kernels, others = found["kernels"] * 1e3, found["torch"] * 1e3
+        print(f"| {length} | {kernels:.1f} | {others:.1f} | {others / kernels:.2f} |", flush=True)
 
 
 class Ends:
@@ -254,7 +274,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--new", type=int, default=24)
-    parser.add_argument("--only", default="extras,refill,guesses,code,summaries")
+    parser.add_argument("--only", default="extras,prompts,refill,guesses,code,summaries")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.thread_time if options.threads == 1 else time.perf_counter
@@ -262,6 +282,8 @@ def main() -> None:
     model, chosen, goals = gpt2(), options.only.split(","), list[report.Goal]()
     if "extras" in chosen:
         goals += extras(model, options.new, options.rounds, clock)
+    if "prompts" in chosen:
+        prompts(model, options.rounds, clock)
     if "refill" in chosen:
         refill(model, max(1, options.rounds // 2), clock)
     if "guesses" in chosen:
@@ -272,7 +294,8 @@ def main() -> None:
         goals += lookups(
             model, "descriptions and their summaries", summaries(), 0.2, max(1, options.rounds // 2), clock
         )
-    print("\n" + report.goals(goals))
+    if goals:
+        print("\n" + report.goals(goals))
 
 
 if __name__ == "__main__":
