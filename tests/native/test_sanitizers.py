@@ -35,7 +35,7 @@ def test_memory_and_arithmetic_are_clean(tmp_path):
     env = {**os.environ, "CXX": str(wrapper), "REGARD_NATIVE_CACHE": str(tmp_path / "cache")}
     env |= {"LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}  # Python and torch keep what they keep
     here = Path(__file__)
-    tests = [str(here.with_name(name)) for name in ("test_kernels.py", "test_writing.py")]
+    tests = [str(here.with_name(name)) for name in ("test_kernels.py", "test_reading.py", "test_writing.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=here.parents[2])
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
