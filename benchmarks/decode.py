@@ -51,6 +51,12 @@ SHAPES = {
 LABELS = {"gpt2": "GPT-2 124M", "qwen2": "Qwen2 0.5B"}
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 Clock = Callable[[], float]
+WHY = {
+    1: "reading the weights is all that takes time; torch multiplies in bf16 too where the processor can",
+    8: "the processor multiplies for half as long as it reads, and both overlap in part only",
+    32: "products take two thirds of a step, at three quarters of what its int8 instructions can do",
+}
+"""What keeps a goal from being met with so many rows, where it is not."""
 
 
 @dataclass
@@ -207,10 +213,9 @@ def goals(name: str, batch: int, speeds: dict[str, float]) -> list[report.Goal]:
     if batch > 1:
         if name != "gpt2":
             return []
+        least = 4 if batch == 8 else 3
         return [
-            report.Goal(
-                f"{at}int8 / CTranslate2 int8", 4 if batch == 8 else 3, ratio("regard int8", "CTranslate2 int8")
-            )
+            report.Goal(f"{at}int8 / CTranslate2 int8", least, ratio("regard int8", "CTranslate2 int8"), WHY[batch])
         ]
     return [
         report.Goal(f"{at}int8 / a plain read", 0.8, speeds.get("regard int8 / read")),
@@ -219,7 +224,7 @@ def goals(name: str, batch: int, speeds: dict[str, float]) -> list[report.Goal]:
             f"{at}int8 / transformers' best", 7, ratio("regard int8", "transformers fp32", "transformers bf16")
         ),
         report.Goal(f"{at}int4 / llama.cpp q4_0", 1.8, ratio("regard int4", "llama.cpp q4_0")),
-        report.Goal(f"{at}bf16 / transformers bf16", 4, ratio("regard bf16", "transformers bf16")),
+        report.Goal(f"{at}bf16 / transformers bf16", 4, ratio("regard bf16", "transformers bf16"), WHY[1]),
         report.Goal(f"{at}fp32 / llama.cpp f32", 1.1, ratio("regard fp32", "llama.cpp f32")),
     ]
 
