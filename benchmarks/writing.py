@@ -3,10 +3,11 @@
     python -m benchmarks.writing [--threads 1] [--rounds 5] [--new 24] [--only extras,prompts,refill,...]
 
 GPT-2 (124 million random weights) in int8, through the native kernels. Ways take turns; times are medians of rounds, by
-the processor with --threads 1, else by the clock. "extras" and "guesses" time steps after a prompt of 32 tokens.
-"prompts" reads prompts of several lengths. "refill" writes texts whose lengths are log-normal (median 24 tokens), in fixed batches and with places filled again.
-"code" and "summaries" let the model write real texts (a rule dictates them), and say how many tokens prompt look-up
-guesses there: the second half of long files of this package, and the summaries of descriptions of programs.
+the processor with --threads 1, else by the clock. "extras" and "guesses" time steps after a prompt of 32 tokens,
+"prompts" prompts of several lengths. "refill" writes texts whose lengths are log-normal (median 24 tokens), in fixed
+batches and with places filled again. "code" and "summaries" let the model write real texts (a rule dictates them), and
+say how many tokens prompt look-up guesses there: the second half of long files of this package, and the summaries of
+descriptions of programs.
 """
 
 from __future__ import annotations
@@ -104,7 +105,11 @@ def extras(model: regard.Model, new: int, rounds: int, clock: Clock) -> list[rep
                 why = "the caller's function may change the model, so all of it is looked at again" * (
                     name == "streamed"
                 )
-                goals.append(report.Goal(f"{batch} rows, {name} / greedy", 0.95, found["greedy"] / seconds, why))
+                goals.append(
+                    report.Goal(
+                        f"{batch} row{'s' * (batch > 1)}, {name} / greedy", 0.95, found["greedy"] / seconds, why
+                    )
+                )
     return goals
 
 
