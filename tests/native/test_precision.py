@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
@@ -103,8 +104,14 @@ def test_threads_are_measured_once_and_remembered(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(threads, "measured", lambda counts: calls.append(counts) or {1: 4.0, 2: 2.0, 4: 1.01, 8: 1.5})
+    monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     threads._best.cache_clear()
+    assert threads.threads() == 4 and not list(tmp_path.iterdir()), "others work here now: nothing is remembered"
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 99.0, 99.0))
+    threads._best.cache_clear()
+    calls.clear()
     assert threads.threads() == 4 and calls == [[1, 2, 4, 8]]
+    assert threads.threads(8) == 4 and threads.threads(9) == 8, "many rows are work for all"
     threads._best.cache_clear()
     assert threads.threads() == 4 and len(calls) == 1, "the file is read"
     (file,) = tmp_path.glob("*.json")

@@ -43,7 +43,7 @@ class NativeBest(OfLinear):
             best.peak, best.mass = peak.data_ptr(), mass.data_ptr()
         rule = None if rule is None else rule.float().contiguous()
         place = None if rule is None else rule.data_ptr()
-        self.find(self.address, rows, threads(), x.data_ptr(), place, layout.address(best))
+        self.find(self.address, rows, threads(rows), x.data_ptr(), place, layout.address(best))
         return (values - peak).sub_(mass.log_()) if weighed else values, ids
 
     def __reduce__(self) -> Any:

@@ -53,7 +53,7 @@ class Sight:
         assert keys.stride(3) == 1 and keys.dtype in FLOATS
         self.sort, self.in_cache, self.place = sort, place is None, place or Place()
         self.rows = slice(self.place.row, self.place.row + count)  # of the cache
-        self.view = view = layout.View(rows=count * length, length=length, threads=threads())
+        self.view = view = layout.View(rows=count * length, length=length, threads=threads(count * length))
         view.places, view.capacity, view.half = keys.shape[0], keys.shape[2], keys.dtype == torch.bfloat16
         view.by_row, view.by_head, view.by_key, _ = keys.stride()
         self._kept: list[Tensor] = []
@@ -120,7 +120,7 @@ class Pass:
 
     def __init__(self, like: Tensor, ctx: Context, *, begins: bool = False):
         self.alone = begins or ctx.cache is None  # whether new tokens look at each other only
-        self.shape, self.dtype, self.threads = like.shape, like.dtype, threads()
+        self.shape, self.dtype, self.threads = like.shape, like.dtype, threads(like.shape[:-1].numel())
         self.pairs = [] if ctx.cache is None else ctx.cache.pairs()
         self.x = torch.empty(like.shape[:-1].numel(), like.shape[-1])
         self.to = self.where = self.x.data_ptr()  # branches read what lies at `where`, and add to what lies at `to`
@@ -142,7 +142,7 @@ class Pass:
         """Whether keys and values of a cache lie where they lay."""
         pairs = cache.pairs()
         same = len(pairs) == len(self.pairs) and all(map(operator.is_, pairs, self.pairs))
-        return same and self.threads == threads()
+        return same and self.threads == threads(len(self.x))
 
     def call(self, task: str, structure: Structure | None = None, at: int | None = None) -> layout.Call:
         """Plan something for the kernels, at a place among the calls or after all of them."""

@@ -193,7 +193,7 @@ class NativeLinear(OfLinear):
             return self.torch(x)  # type: ignore[no-any-return]
         flat = x.reshape(-1, x.shape[-1]).float().contiguous()
         y = torch.empty(flat.shape[0], self.structure.out)
-        self.call(self.address, flat.shape[0], threads(), flat.data_ptr(), y.data_ptr())
+        self.call(self.address, flat.shape[0], threads(len(flat)), flat.data_ptr(), y.data_ptr())
         return y.view(*x.shape[:-1], -1).to(x.dtype)
 
     def __reduce__(self) -> Any:

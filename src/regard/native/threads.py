@@ -1,4 +1,4 @@
-"""How many threads read weights fastest here: measured once, and remembered beside the kernels."""
+"""How many threads to use: for a few rows those that read weights fastest here, which is measured and remembered."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ _PROBE = 4096, 2048  # outputs and inputs: 32 MB of float32, more than most cach
 _SLACK = 1.03  # times this near to each other count as equal: then more threads are taken
 
 
-def threads() -> int:
-    """The threads that kernels use: those of torch's team, or fewer where fewer read as fast.
+_FEW = 8  # rows whose products wait for memory; with more, each thread has enough to compute
+
+
+def threads(rows: int = 1) -> int:
+    """The threads that kernels use for so many rows: those of torch's team, or fewer where fewer read a few as fast.
 
     OMP_NUM_THREADS and torch.set_num_threads are never exceeded; where the first is set, nothing is measured.
     """
     most = torch.get_num_threads()
-    return most if most == 1 or os.environ.get("OMP_NUM_THREADS") else min(most, _best(most))
+    return most if most == 1 or rows > _FEW or os.environ.get("OMP_NUM_THREADS") else min(most, _best(most))
 
 
 @cache
@@ -44,10 +47,17 @@ def _best(most: int) -> int:
         return found
     times = measured(sorted({1, most, *(n for n in (2, 4, 8, 12, 16, 24, 32, 48, 64) if n < most)}))
     best = max(n for n, seconds in times.items() if seconds <= _SLACK * min(times.values()))
+    if best < most and busy():
+        return best
     with suppress(OSError):  # where nothing can be written, it is measured again next time
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json(path, {**known, where: best})
     return best
+
+
+def busy() -> bool:
+    """Whether others use so much of the machine that fewer threads may only have seemed as good."""
+    return not hasattr(os, "getloadavg") or os.getloadavg()[0] > len(os.sched_getaffinity(0)) / 2
 
 
 def measured(counts: list[int], rounds: int = 5) -> dict[int, float]:

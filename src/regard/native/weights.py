@@ -127,7 +127,7 @@ def pack8(weight: Tensor, arena: Arena) -> Tensor:
     weight = weight.detach().contiguous()
     out, inputs = weight.shape
     packed = arena.take(_up(out) * _up(inputs))
-    layout.kernels().rg_pack8(weight.data_ptr(), out, inputs, packed.data_ptr(), threads())
+    layout.kernels().rg_pack8(weight.data_ptr(), out, inputs, packed.data_ptr(), threads(out))
     return packed
 
 
@@ -138,7 +138,7 @@ def pack4(weight: Tensor, scale: Tensor, arena: Arena) -> Tensor:
     if pairs % 16 or half.shape != (out, pairs // 16):
         raise ValueError(f"int4 scale is {tuple(half.shape)}; allowed: {(out, pairs // 16)}, one for 32 numbers")
     packed = arena.take(_up(out) // 64 * (_up(2 * pairs) // 32) * 1152)
-    layout.kernels().rg_pack4(weight.data_ptr(), half.data_ptr(), out, 2 * pairs, packed.data_ptr(), threads())
+    layout.kernels().rg_pack4(weight.data_ptr(), half.data_ptr(), out, 2 * pairs, packed.data_ptr(), threads(out))
     return packed
 
 
