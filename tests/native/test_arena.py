@@ -45,6 +45,20 @@ def test_a_settled_copy_has_the_numbers_of_the_other_type():
     assert y.is_contiguous() and torch.equal(y, x.bfloat16())
 
 
+def test_what_was_copied_moves_to_huge_pages_soon(monkeypatch):
+    """Contents and addresses stay; what is gone by then is left alone."""
+    began: list[float] = []
+    monkeypatch.setattr(memory, "_copied", [])
+    monkeypatch.setattr(memory.threading.Timer, "start", lambda timer: began.append(timer.interval))
+    x = torch.randn(1100, 1000)
+    y, z = settled(x.t(), torch.float32), settled(x, torch.bfloat16)
+    assert y.data_ptr() % HUGE == 0 and len(memory._copied) == 2 and began == [memory.SOON]
+    at = y.data_ptr()
+    del z
+    memory._enlarge()
+    assert torch.equal(y, x.t()) and y.data_ptr() == at and memory._copied == []
+
+
 def test_pieces_of_an_arena_are_apart_and_outlive_it():
     arena, sizes = Arena(), (1, 64, 65, 4096, PIECE - 10_000, 10_000, PIECE + 1, 7)
     parts = [arena.take(size).fill_(i) for i, size in enumerate(sizes)]
