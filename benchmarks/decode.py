@@ -51,7 +51,7 @@ SHAPES = {
 LABELS = {"gpt2": "GPT-2 124M", "qwen2": "Qwen2 0.5B"}
 Clock = Callable[[], float]
 WHY = {
-    1: "no step is shorter than it takes to read the weights, and ours is not longer",
+    1: "a step takes less time than a plain loop takes to read the weights",
     8: "the processor multiplies for half as long as it reads, and both overlap in part only",
     32: "products take two thirds of a step, at three quarters of what its int8 instructions can do",
 }
