@@ -17,25 +17,30 @@ Clock = Callable[[], float]
 KINDS = {AttentionBranch: "attention", FeedForwardBranch: "feed-forward"}
 
 
-def table(stack: NativeStack, rows: int, passes: int, run: Callable[[], float], head: Any, clock: Clock) -> str:
-    """A row for each part of a pass of so many rows; `run` makes `passes` of them and says how many seconds they took;
-    `head` is a NativeBest, which is called where a pass does not choose by itself, or None.
+Run = Callable[[Callable[[], None]], float]
+"""Makes passes and says how many seconds they took; what it is given it calls when they begin."""
+
+
+def table(stack: NativeStack, rows: int, passes: int, run: Run, head: Any, clock: Clock) -> str:
+    """A row for each part of a pass of so many rows, of which `run` makes `passes`; `head` is a NativeBest, which is
+    called where a pass does not choose by itself, or None.
 
     Passes run whole, then once more call by call; linears and norms are timed by themselves too, on the same weights,
     and what is left of a branch is attention proper, or the activation. What is left of all is Python and torch.
     """
     branches = [one for layer in stack.branches.values() for one in layer]
     spent: Counter[str] = Counter()
-    run()
+    run(spent.clear)
     kernels = layout.kernels()
     timed = [Timed(kernels, "rg_run", whole, spent, clock)]
     timed += [] if head is None else [Timed(head, "find", logits, spent, clock)]
-    total = run() / passes
+    total = run(spent.clear) / passes
+    at_once = dict(spent)
     timed[0].how = apart
-    run()
+    run(spent.clear)
     for one in timed:
         one.stop()
-    each = {name: seconds / passes for name, seconds in spent.items()}
+    each = {name: seconds / passes for name, seconds in {**spent, "layers": at_once["layers"]}.items()}
     alone: Counter[str] = Counter()
     for branch in branches:
         s, kind = branch.structure, KINDS[type(branch)]  # type: ignore[attr-defined,index]
@@ -51,9 +56,9 @@ def table(stack: NativeStack, rows: int, passes: int, run: Callable[[], float], 
         "activations": each["feed-forward"] - alone["feed-forward, linears"] - alone["feed-forward, norms"],
     }
     if head is not None:
-        found["logits, and the choice"] = each.get("logits", 0.0) / 2 + each.get("choose", 0.0)
+        found["logits, and the choice"] = each.get("logits", 0.0) + each.get("choose", 0.0)
         found["vectors of tokens, and what they see"] = each.get("embed", 0.0) + each.get("see", 0.0)
-    found["Python and torch"] = total - each["layers"] - each.get("logits", 0.0) / 2
+    found["Python and torch"] = total - each["layers"] - each.get("logits", 0.0)
     lines = ["| part | ms | share |", "|---|---|---|"]
     lines += [f"| {name} | {seconds * 1e3:.2f} | {seconds / total:.0%} |" for name, seconds in found.items()]
     return "\n".join([*lines, f"| all | {total * 1e3:.2f} | 100% |"])

@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("REGARD_TEST_DATA", ROOT.parent / "shared"))
 PROMPT, FIRST = 32, 3
 Clock = Callable[[], float]
+WHY = {"streamed": "the caller's function may change the model, so all of it is looked at again"}
+"""What an option costs, where it costs more than it may."""
 
 
 class Words:
@@ -102,14 +104,8 @@ def extras(model: regard.Model, new: int, rounds: int, clock: Clock) -> list[rep
         for name, seconds in found.items():
             print(f"| {name} | {seconds * 1e3:.3f} | {100 * (seconds / found['greedy'] - 1):+.1f} % |", flush=True)
             if name != "greedy":
-                why = "the caller's function may change the model, so all of it is looked at again" * (
-                    name == "streamed"
-                )
-                goals.append(
-                    report.Goal(
-                        f"{batch} row{'s' * (batch > 1)}, {name} / greedy", 0.95, found["greedy"] / seconds, why
-                    )
-                )
+                title, share = f"batch {batch}: {name} / greedy", found["greedy"] / seconds
+                goals.append(report.Goal(title, 0.95, share, WHY.get(name, "")))
     return goals
 
 

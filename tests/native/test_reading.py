@@ -89,6 +89,26 @@ def test_prompts_fill_the_cache(raw):
     torch.testing.assert_close(torch.cat(found, 1), whole, rtol=0, atol=1e-5 * float(whole.abs().max()))
 
 
+@pytest.mark.parametrize("raw", [GPT2, LLAMA], ids=["gpt2", "llama"])
+@torch.no_grad()
+def test_keys_beside_small_weights(raw):
+    """In bf16; what follows a prompt is as near to reading all at once as bf16 is, by the kernels and, with a hook, by
+    torch."""
+    model = native.apply(quantize(varied(raw), "int8", force=True), required=True)
+    ids = torch.randint(3, 60, (2, 40))
+    whole = tower(model)(ids)[0]
+    for way in ("kernels", "torch"):
+        cache = KVCache()
+        tower(model)(ids[:, :37], cache=cache)
+        assert {part.dtype for pair in cache.pairs() for part in pair} == {torch.bfloat16}
+        layer = tower(model).stack.layers[0]
+        handle = layer.register_forward_hook(lambda *given: None) if way == "torch" else None
+        found = torch.cat([tower(model)(ids[:, i : i + 1], cache=cache)[0] for i in range(37, 40)], 1)
+        if handle is not None:
+            handle.remove()
+        assert 0 < float((found - whole[:, 37:]).norm() / whole[:, 37:].norm()) < 2e-2, way
+
+
 def read(model, ids, lengths):
     """States of a prompt, and what is then held of each row."""
     cache = KVCache()

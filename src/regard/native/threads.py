@@ -20,8 +20,6 @@ from regard.native.build import cache_folder, name
 _FILE = "threads.json"
 _PROBE = 4096, 2048  # outputs and inputs: 32 MB of float32, more than most caches hold
 _SLACK = 1.03  # times this near to each other count as equal: then more threads are taken
-
-
 _FEW = 8  # rows whose products wait for memory; with more, each thread has enough to compute
 
 

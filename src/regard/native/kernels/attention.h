@@ -11,12 +11,10 @@ static void turn(float* x, const float* cos, const float* sin, int64_t dim, bool
 }
 
 static void write(float* to, const float* x, int64_t n) { std::memcpy(to, x, static_cast<size_t>(n) * sizeof(float)); }
-static void write(uint16_t* to, const float* x, int64_t n) {  // to the nearest bf16, ties to even
-  for (int64_t i = 0; i < n; i++) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    const bool nan = x[i] != x[i];
-    to[i] = static_cast<uint16_t>(nan ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+static void write(uint16_t* to, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += L) {
+    const U16 part = halved(load(x + i, n - i));
+    std::memcpy(to + i, &part, static_cast<size_t>(n - i < L ? n - i : L) * sizeof(uint16_t));
   }
 }
 

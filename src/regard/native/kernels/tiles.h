@@ -6,7 +6,7 @@ constexpr int WIDE = LEVEL < 2 ? 2 : 4, ACROSS = WIDE * L;  // vectors of keys, 
 template <class E> constexpr int64_t LANE = 4 / static_cast<int64_t>(sizeof(E));  // numbers of a lane
 
 INLINE void put_as(float* to, F v) { put(to, v); }
-INLINE void put_as(uint16_t* to, F v) { put(to, __builtin_convertvector((I)rounded(v) >> 16, U16)); }
+INLINE void put_as(uint16_t* to, F v) { put(to, halved(v)); }
 
 INLINE F meet(F c, const float* w, const float* x) { return c + load(w) * *x; }
 #if LEVEL == 3

@@ -60,6 +60,8 @@ INLINE F rounded(F v) {  // to the nearest bf16, ties to even
   return v == v ? (F)((bits + 0x7fff + (bits >> 16 & 1)) & static_cast<int32_t>(0xffff0000)) : v;
 }
 
+INLINE U16 halved(F v) { return __builtin_convertvector((I)rounded(v) >> 16, U16); }  // as bf16
+
 template <int STEP, int... I> INLINE F higher(F v, std::integer_sequence<int, I...> lanes) {
   v = most(v, __builtin_shufflevector(v, v, (I ^ STEP)...));
   if constexpr (STEP > 1) v = higher<STEP / 2>(v, lanes);
