@@ -28,6 +28,7 @@ WRONG = {
     "seed": (-1, "seed is -1"),
     "stop_strings": ("", "stop_strings is"),
     "on_long_prompt": ("cut", "on_long_prompt is 'cut'; allowed: 'error' or 'slide'"),
+    "max_context": (0, "max_context is 0; allowed: an integer of 1 or more, or None"),
     "streamer": (3, "streamer is 3"),
     "max_time": (0, "max_time is 0"),
     "logits_processor": ([1], "logits_processor is"),

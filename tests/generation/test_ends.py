@@ -9,6 +9,7 @@ import torch
 
 from regard.generation import stream
 from regard.generation.stop import Stop
+from tests.generation.conftest import sharpened
 
 
 class Collector:
@@ -133,16 +134,32 @@ def test_long_prompt_slides(gpt2, rows):
     assert found[1, 100:].tolist() == gpt2.generate([rows[0]], max_new_tokens=10, eos_token_id=None)[0, 9:].tolist()
 
 
-def test_writing_on_beyond_the_end_slides(gpt2, rows):
+@pytest.fixture(scope="module")
+def llama():
+    """Rotary positions, which have no end."""
+    raw = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32, "num_hidden_layers": 2}
+    raw |= {"num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 61, "eos_token_id": 2, "pad_token_id": 0}
+    return sharpened(raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "option"),
+    [
+        ("gpt2", 64, {"on_long_prompt": "slide"}),
+        ("gpt2", 20, {"max_context": 20}),
+        ("llama", 20, {"max_context": 20}),
+    ],
+)
+def test_writing_on_beyond_the_end_slides(request, rows, name, most, option):
     """Against the plain rule: when a row is full, its last half is read again."""
-    options = {"max_new_tokens": 90, "eos_token_id": None, "on_long_prompt": "slide"}
-    found = gpt2.generate([rows[0], rows[1]], **options)
+    model = request.getfixturevalue(name)
+    found = model.generate([rows[0], rows[1]], max_new_tokens=90, eos_token_id=None, **option)
     for i, row in enumerate(rows[:2]):
         window, written = list(row), []
         for new in range(90):
-            if len(window) > 64:
-                window = window[-max(32, 64 - (90 - new) + 1) :]
-            token = int(gpt2(torch.tensor([window])).logits[0, -1].argmax())
+            if len(window) > most:
+                window = window[-max(most // 2, most - (90 - new) + 1) :]
+            token = int(model(torch.tensor([window])).logits[0, -1].argmax())
             window.append(token)
             written.append(token)
         assert found[i, 9:].tolist() == written

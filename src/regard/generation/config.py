@@ -39,6 +39,8 @@ class GenerationConfig:
     Lengths are in tokens; `max_length` and `min_length` count the prompt as it is laid out (the widest of a batch, or
     the decoder's first tokens), `max_new_tokens` and `min_new_tokens` do not. `temperature` 0 means greedy.
     `seed` is one number or one per input; a row's text depends on its own seed only, not on the batch.
+    Of texts longer than `max_context` the oldest tokens are forgotten, as is good for positions that have no end where
+    the model was trained on shorter texts.
     Rows above `batch_size` wait, and take the places of finished ones.
     `prompt_lookup_num_tokens` guesses so many tokens from where the last ones (up to `max_matching_ngram_size`)
     occurred before, `assistant_model` `num_assistant_tokens` by a smaller model of the same vocabulary; they are read
@@ -52,6 +54,7 @@ class GenerationConfig:
     max_time: float | None = None
     stop_strings: tuple[str, ...] = ()
     on_long_prompt: Literal["error", "slide"] = "error"
+    max_context: int | None = None
 
     do_sample: bool = False
     temperature: float = 1.0
@@ -192,6 +195,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_time": (_or_none(lambda v: _is_number(v) and v > 0), "a number of seconds above 0"),
     "stop_strings": (_are(lambda s: isinstance(s, str) and bool(s)), "strings that are not empty"),
     "on_long_prompt": (lambda v: v in ("error", "slide"), "'error' or 'slide'"),
+    "max_context": (_or_none(lambda v: _is_int(v, 1)), "an integer of 1 or more, or None"),
     "do_sample": _FLAG,
     "temperature": (lambda v: _is_number(v, 0), "a number above 0, or 0 for greedy"),
     "top_k": (_is_int, "an integer of 1 or more, or 0 for no limit"),

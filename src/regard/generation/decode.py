@@ -13,29 +13,38 @@ from regard.models.model import EncoderDecoder, Memory, Model, SingleTower
 from regard.nn import KVCache, LanguageHead
 
 
-def limit(model: Model) -> int | None:
-    """The longest text that a decoder has positions for, or None if there is no end."""
+def limit(model: Model, context: int | None = None) -> int | None:
+    """The longest text that a decoder has positions for, or `context` if that is less; None if there is no end."""
     assert model.decoder is not None
-    return cast("int | None", model.decoder.front.limit)
+    positions = cast("int | None", model.decoder.front.limit)
+    return min((n for n in (positions, context) if n is not None), default=None)
 
 
 class Decoding:
     """Rows that are being written: the model, its cache, and what the rows look at.
 
     `total` is how long the history will be at the end; the cache is reserved for it at once. A decoder whose positions
-    end earlier slides: it forgets the oldest tokens and reads the rest again. `beside` is what a decoder alone reads
-    with its prompts, by name, such as images that stand among the words; a list has a row for each token of a prompt.
+    end earlier, or after `context`, slides: it forgets the oldest tokens and reads the rest again. `beside` is what a
+    decoder alone reads with its prompts, by name, such as images that stand among the words; a list has a row for each
+    token of a prompt.
     """
 
     guesses = False  # whether scores of several steps are made at once
     steady = False  # whether no function of the caller's runs between two steps
 
-    def __init__(self, model: Model, memory: Memory | None, total: int, beside: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        model: Model,
+        memory: Memory | None,
+        total: int,
+        beside: Mapping[str, Any] | None = None,
+        context: int | None = None,
+    ):
         self.model, self.total, self.beside = model, total, dict(beside or {})
         self.memory = None if memory is None else memory.padded()
         self.inputs = self.memory  # of all inputs, also those whose turn has not come
         self.which: Tensor | None = None  # the input of each row
-        self.limit = limit(model)
+        self.limit = limit(model, context)
         self.cache: KVCache | None = None
 
     def begin(self, inputs: Tensor) -> None:

@@ -175,7 +175,7 @@ def _prepare(model: Model, config: GenerationConfig, inputs: Inputs, options: Ma
     by_token = () if memory is not None else getattr(front, "by_token", ())
     beside: dict[str, Any] = {} if memory is not None else inputs.other
     rows = {name: start.beside(beside[name], name, inputs.lengths) for name in by_token if name in beside}
-    work = (model, memory, width + max_new, {**beside, **rows})
+    work = (model, memory, width + max_new, {**beside, **rows}, config.max_context)
     guesses = _guesses(model, config, inputs, source, width + max_new)
     decoding = Decoding(*work) if guesses is None else Guessing(*work, guesses_for=guesses)
     rules, stop = build_processors(config, facts), Stop(config, width, pad, device)
@@ -184,7 +184,7 @@ def _prepare(model: Model, config: GenerationConfig, inputs: Inputs, options: Ma
     if at_once < every:
         slides = decoding.limit is not None and decoding.limit + 1 < width + max_new
         reasons = {"input beside the words": bool(beside), "output_scores": config.output_scores}
-        reasons |= {"a streamer": config.streamer is not None, "on_long_prompt='slide'": slides}
+        reasons |= {"a streamer": config.streamer is not None, "a text longer than the model looks at": slides}
         if why := next((name for name, found in reasons.items() if found), None):
             what = "guessed tokens go" if decoding.guesses else f"batch_size is {config.batch_size} and goes"
             raise ValueError(f"{what} with {why} only where all rows are written together; pass fewer inputs")
@@ -283,7 +283,7 @@ def _budget(model: Model, c: GenerationConfig, start: Prompt, options: Mapping[s
     else:
         new = DEFAULT_NEW
     most, longest = limit(model), start.longest
-    if most is None or c.on_long_prompt == "slide":
+    if most is None or c.on_long_prompt == "slide" or c.max_context is not None:
         return new
     if longest > most:
         raise ValueError(

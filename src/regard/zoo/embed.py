@@ -45,7 +45,7 @@ _FREE = ("model", "output", "about")
 """Parts of a recipe in which a run may differ from it: where things lie, and what is said of them."""
 _BESIDE = ("save_every", "log_every")
 """Options of [train] in which it may, as they change nothing that is learnt."""
-_WRITING = ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens")
+_WRITING = ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens", "max_context")
 """Fields of a new [model] in which it may: how the trained model writes is chosen on the validation rows."""
 
 
